@@ -15,6 +15,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
 use minitron_core::spec::ModelSpec;
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{Metric, ScorerSet};
 use minitron_engine::train::{AdamW, AdamWSettings};
 use serde_json::{Value, json};
@@ -437,7 +438,7 @@ fn five_steps_of_adamw_are_those_of_pytorch() {
         let gradient = fixture.read(&format!("gradient.{step}")).unwrap();
         // d/dw of sum(w · g) is g.
         (&table.tensor * gradient).sum(Kind::Float).backward();
-        optimizer.step(1e-2, &[1.0]).unwrap();
+        optimizer.step(1e-2, &[1.0], Ranks::alone()).unwrap();
         let expected = fixture.read(&format!("parameter.{step}")).unwrap();
         let difference = max_difference(&table.tensor.detach(), &expected).unwrap();
         assert!(difference <= PARAMETERS, "step {step}: {difference:e}");

@@ -54,7 +54,9 @@ use minitron_core::spec::ModelSpec;
 use minitron_core::windows::{Task, Windows};
 use minitron_engine::data::DataLoader;
 use minitron_engine::ranks::Ranks;
-use minitron_engine::train::{InMemoryTeacher, Learner, Objective, Saving, TrainSettings, Trainer};
+use minitron_engine::train::{
+    InMemoryTeacher, Learner, Objective, Saving, Sharding, TrainSettings, Trainer,
+};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -135,6 +137,7 @@ fn trainer<'a>(
 ) -> Trainer<'a> {
     Trainer {
         ranks: Ranks::alone(),
+        sharding: Sharding::None,
         learners,
         teacher: Some(RefCell::new(Box::new(InMemoryTeacher(teacher)))),
         correction: None,

@@ -984,11 +984,14 @@ fn functions_fit_on_a_screen_or_say_why_not() {
             }
             // rustfmt closes a body at the indentation of its `fn`.
             let close = format!("{}}}", " ".repeat(indent(line)));
+            // A declaration without a body ends in a semicolon there.
+            let is_declared =
+                |line: &String| indent(line) == indent(close.as_str()) && line.ends_with(';');
             let length = match line.contains('}') {
                 true => 1,
                 false => source.code[start..]
                     .iter()
-                    .position(|line| *line == close)
+                    .position(|line| *line == close || is_declared(line))
                     .map_or(1, |n| n + 1),
             };
             lengths.push(length);

@@ -108,9 +108,9 @@ impl C10d {
     /// say would show here.
     fn try_out(&self) -> Result<()> {
         let n = self.world.size as i64;
-        let ranks = Tensor::from_slice(&[self.world.rank as i64 + 1]);
+        let ranks = Tensor::f_from_slice(&[self.world.rank as i64 + 1])?;
         self.all_reduce(&[&ranks], ReduceOp::Sum)?.wait()?;
-        let (found, expected) = (ranks.int64_value(&[0]), n * (n + 1) / 2);
+        let (found, expected) = (ranks.f_int64_value(&[0])?, n * (n + 1) / 2);
         if found != expected {
             return Err(CommError::Backend(format!(
                 "a sum over {n} ranks is {found}, expected {expected}: this libtorch is not the \

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::error::Result;
 use crate::ffi::RawWork;
@@ -71,10 +71,10 @@ pub trait Communicator: Debug + Send {
     /// Replaces numbers by what `op` makes of all ranks'.
     fn reduce_numbers(&self, numbers: &mut [f64], op: ReduceOp) -> Result<()> {
         if self.has_others() && !numbers.is_empty() {
-            let all = Tensor::from_slice(numbers);
+            let all = Tensor::f_from_slice(numbers)?;
             self.all_reduce(&[&all], op)?.wait()?;
             let n = numbers.len();
-            all.to_kind(Kind::Double).copy_data(numbers, n);
+            all.f_copy_data(numbers, n)?;
         }
         Ok(())
     }

@@ -31,6 +31,12 @@ pub enum CommError {
 /// What a collective gives.
 pub type Result<T> = std::result::Result<T, CommError>;
 
+impl From<tch::TchError> for CommError {
+    fn from(error: tch::TchError) -> Self {
+        CommError::Backend(error.to_string())
+    }
+}
+
 impl CommError {
     /// From what Gloo says, which tells kinds apart by text alone.
     pub(crate) fn of_backend(text: &str) -> Self {

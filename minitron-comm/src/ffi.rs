@@ -60,6 +60,10 @@ unsafe extern "C" {
         sink: Sink,
         into: *mut c_void,
     ) -> c_int;
+}
+
+// SAFETY: As above.
+unsafe extern "C" {
     fn mt_group_gloo(
         store: *mut StoreHandle,
         rank: c_int,
@@ -95,8 +99,8 @@ unsafe extern "C" {
 
 /// Where a store is met.
 #[derive(Debug)]
-pub(crate) struct Address<'a> {
-    pub host: &'a str,
+pub(crate) struct Address {
+    pub host: String,
     /// 0 for a free one, of a server.
     pub port: u16,
     pub is_server: bool,
@@ -124,7 +128,7 @@ impl RawStore {
             // SAFETY: It sets a number of libtorch's.
             unsafe { mt_be_quiet() };
         }
-        let host = text(address.host)?;
+        let host = text(&address.host)?;
         let n_ranks = address.n_ranks.map_or(0, |n| n as i64);
         // SAFETY: The text lives through the call.
         let handle = unsafe {

@@ -27,6 +27,10 @@ pub struct Launch {
     pub n_ranks: usize,
     /// How often all are started again after one has failed.
     pub max_restarts: u64,
+    /// Where they run; here, where nothing is said.
+    pub dir: Option<PathBuf>,
+    /// What they find in their environment besides.
+    pub variables: Vec<(OsString, OsString)>,
 }
 
 /// How it ended.
@@ -82,6 +86,10 @@ impl Launch {
             .env("MASTER_PORT", port.to_string())
             .env("TORCHELASTIC_USE_AGENT_STORE", "True")
             .env("TORCHELASTIC_RESTART_COUNT", attempt.to_string());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         // A signal from the terminal reaches this process alone, which passes it on once.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
@@ -199,6 +207,8 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             n_ranks: 2,
             max_restarts,
+            dir: None,
+            variables: Vec::new(),
         };
         let mut heard = Heard::default();
         (launch.run(&mut heard).unwrap(), heard.0)

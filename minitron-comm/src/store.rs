@@ -1,5 +1,6 @@
 //! Keys, counters and queues that ranks share.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::error::{CommError, Result};
@@ -17,13 +18,7 @@ impl Store {
     /// # Errors
     /// `Rendezvous` where the port is taken.
     pub fn serve(port: u16, timeout: Duration) -> Result<Self> {
-        let address = Address {
-            host: "127.0.0.1",
-            port,
-            is_server: true,
-            n_ranks: None,
-        };
-        met(RawStore::tcp(&address, timeout), "127.0.0.1", port).map(Store)
+        open("127.0.0.1", port, (true, None), timeout)
     }
 
     /// A client of a store that is served elsewhere.
@@ -31,13 +26,7 @@ impl Store {
     /// # Errors
     /// `Rendezvous` where nobody serves one in time.
     pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Self> {
-        let address = Address {
-            host,
-            port,
-            is_server: false,
-            n_ranks: None,
-        };
-        met(RawStore::tcp(&address, timeout), host, port).map(Store)
+        open(host, port, (false, None), timeout)
     }
 
     /// Meets `n_ranks` processes, of which the first serves; returns when all are there.
@@ -50,13 +39,7 @@ impl Store {
         (rank, n_ranks): (usize, usize),
         timeout: Duration,
     ) -> Result<Self> {
-        let address = Address {
-            host,
-            port,
-            is_server: rank == 0,
-            n_ranks: Some(n_ranks),
-        };
-        met(RawStore::tcp(&address, timeout), host, port).map(Store)
+        open(host, port, (rank == 0, Some(n_ranks)), timeout)
     }
 
     /// The same store, keys preceded by `prefix`.
@@ -96,7 +79,8 @@ impl Store {
         self.0.has(key)
     }
 
-    /// Adds to a counter, which begins at 0, and returns its value: no two see the same for `n` > 0.
+    /// Adds to a counter, which begins at 0, and returns its value: no two see the same where `n`
+    /// is above 0.
     ///
     /// # Errors
     /// As [`Store::set`].
@@ -129,16 +113,36 @@ impl Store {
     }
 }
 
-/// Whatever keeps ranks from meeting.
-fn met(store: Result<RawStore>, host: &str, port: u16) -> Result<RawStore> {
-    store.map_err(|error| {
+/// Beyond its own timeout, how long c10d is waited for.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Opens a client, and the server where this is one. Who listens at the address and says nothing is
+/// no store: c10d itself would wait for its first word for ever.
+fn open(
+    host: &str,
+    port: u16,
+    (is_server, n_ranks): (bool, Option<usize>),
+    timeout: Duration,
+) -> Result<Store> {
+    let (sender, receiver) = mpsc::channel();
+    let address = Address {
+        host: host.to_owned(),
+        port,
+        is_server,
+        n_ranks,
+    };
+    std::thread::spawn(move || sender.send(RawStore::tcp(&address, timeout)));
+    let opened = receiver.recv_timeout(timeout.saturating_add(MARGIN));
+    let silent = || CommError::Timeout("nobody answers there as a store does".to_owned());
+    let store = opened.unwrap_or_else(|_| Err(silent()));
+    store.map(Store).map_err(|error| {
         let text = match error {
             CommError::Timeout(text) | CommError::PeerLost(text) | CommError::Backend(text) => text,
             other => other.to_string(),
         };
         CommError::Rendezvous(format!(
-            "at {host}:{port}: {text}; check that every rank was started, and that \
-             MASTER_ADDR and MASTER_PORT are the same and reachable for all"
+            "at {host}:{port}: {text}; check that every rank was started, and that MASTER_ADDR and \
+             MASTER_PORT are the same and reachable for all"
         ))
     })
 }

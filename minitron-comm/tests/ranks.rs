@@ -303,4 +303,8 @@ fn a_store_has_keys_counters_and_queues() {
         .port();
     let error = Store::connect("127.0.0.1", nobody, Duration::from_secs(1)).unwrap_err();
     assert!(matches!(error, CommError::Rendezvous(_)), "{error}");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let error = Store::connect("127.0.0.1", port, Duration::from_secs(1)).unwrap_err();
+    assert!(error.to_string().contains("nobody answers"), "{error}");
 }

@@ -60,7 +60,7 @@ impl<'a> Ranks<'a> {
     ///
     /// # Errors
     /// `Ranks` where one does not take part; so of all below.
-    pub fn sum(self, numbers: &mut [f64]) -> Result<()> {
+    pub fn add_up(self, numbers: &mut [f64]) -> Result<()> {
         let summed = self.0.reduce_numbers(numbers, ReduceOp::Sum);
         summed.map_err(of_comm)
     }
@@ -68,7 +68,7 @@ impl<'a> Ranks<'a> {
     /// Replaces numbers by the greatest of all ranks.
     ///
     /// # Errors
-    /// As [`Ranks::sum`].
+    /// As [`Ranks::add_up`].
     pub fn greatest(self, numbers: &mut [f64]) -> Result<()> {
         let found = self.0.reduce_numbers(numbers, ReduceOp::Max);
         found.map_err(of_comm)
@@ -77,7 +77,7 @@ impl<'a> Ranks<'a> {
     /// Whether it is so on any rank.
     ///
     /// # Errors
-    /// As [`Ranks::sum`].
+    /// As [`Ranks::add_up`].
     pub fn any(self, is_so: bool) -> Result<bool> {
         self.0.any(is_so).map_err(of_comm)
     }
@@ -86,7 +86,7 @@ impl<'a> Ranks<'a> {
     /// On all ranks they have the same shapes and types, in the same order.
     ///
     /// # Errors
-    /// As [`Ranks::sum`].
+    /// As [`Ranks::add_up`].
     pub fn sum_tensors(self, tensors: &[Tensor]) -> Result<()> {
         if !self.has_others() {
             return Ok(());
@@ -100,17 +100,34 @@ impl<'a> Ranks<'a> {
             .try_for_each(|work| work.wait().map_err(of_comm))
     }
 
+    /// Puts all ranks' `from` into `into`, one after the other.
+    ///
+    /// # Errors
+    /// As [`Ranks::add_up`].
+    pub fn all_gather(self, into: &Tensor, from: &Tensor) -> Result<()> {
+        let work = self.0.all_gather(into, from).map_err(of_comm)?;
+        work.wait().map_err(of_comm)
+    }
+
     /// Has the first rank do what only one may; the others wait for it, and end where it failed.
     ///
     /// # Errors
     /// The first rank's own, and for the others `Ranks`.
     pub fn first(self, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let done = if self.is_first() { work() } else { Ok(()) };
+        self.all(done)
+    }
+
+    /// Goes on where every rank has done its part.
+    ///
+    /// # Errors
+    /// The rank's own, and `Ranks` where another failed.
+    pub fn all(self, done: Result<()>) -> Result<()> {
         let has_failed = self.any(done.is_err());
         done?;
         match has_failed? {
             true => Err(Error::Ranks(
-                "rank 0 could not go on; its own output says why".into(),
+                "another rank could not go on; its own output says why".into(),
             )),
             false => Ok(()),
         }
@@ -194,7 +211,7 @@ mod tests {
     fn one_process_is_all_there_is() {
         let ranks = Ranks::alone();
         let mut numbers = [1.0, 2.0];
-        ranks.sum(&mut numbers).unwrap();
+        ranks.add_up(&mut numbers).unwrap();
         assert_eq!(numbers, [1.0, 2.0]);
         assert_eq!(ranks.share(3).collect::<Vec<_>>(), [0, 1, 2]);
         ranks.same("job", &json!({ "a": 1 })).unwrap();

@@ -529,7 +529,7 @@ pub fn cache(bytes: &[u8]) {
     within(bytes.len(), MIB, || {
         for (vocab, dtype) in [(100, CacheType::F16), (70_000, CacheType::F32)] {
             let wanted = CacheHeader::new("t".into(), "f32".into(), vocab, 4, dtype);
-            let Some(cache) = answer(TeacherCache::open(&dir, wanted)) else {
+            let Some(cache) = answer(TeacherCache::open(&dir, wanted, 0)) else {
                 continue;
             };
             let keys = index

@@ -23,7 +23,7 @@ use minitron_engine::ranks::Ranks;
 use minitron_engine::score::mean_gradient;
 use minitron_engine::train::{
     AdamWSettings, CacheHeader, CacheType, CachedTeacher, Correction, Counts, HeldOut,
-    InMemoryTeacher, Learner, LiftStart, Objective, StateTerm, StreamedTeacher, Teacher,
+    InMemoryTeacher, Learner, LiftStart, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
     TeacherCache, Term, TrainSettings, Trainer, Weight,
 };
 use serde_json::{Value, json};
@@ -177,7 +177,7 @@ impl Case {
             Held::Cache => {
                 let header =
                     CacheHeader::new("a teacher".into(), "float".into(), 61, 8, CacheType::F16);
-                let opened = TeacherCache::open(cache, header).unwrap();
+                let opened = TeacherCache::open(cache, header, 0).unwrap();
                 let load =
                     || Ok(Box::new(InMemoryTeacher(teacher_model.load()?)) as Box<dyn Teacher>);
                 Box::new(CachedTeacher::new(
@@ -224,6 +224,7 @@ impl Case {
         let (loader, interrupt) = (RefCell::new(loader), Interrupt::default());
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             teacher: Some(RefCell::new(teacher)),
             correction: (self.from == Held::Corrected).then_some(correction),
             task,
@@ -616,6 +617,7 @@ fn a_step_without_predictions_changes_nothing_and_says_so() {
         let learners = [learner(&student, objective, dir.path())];
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             progress: &warned,
             ..trainer(&learners, &heard, &loader, &settings, &interrupt)
         };

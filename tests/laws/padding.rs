@@ -15,7 +15,7 @@ use minitron_core::windows::{Batch, Task, Windows, fill};
 use minitron_engine::data::DataLoader;
 use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
-    Counts, InMemoryTeacher, LiftStart, Objective, StateTerm, StreamedTeacher, Teacher,
+    Counts, InMemoryTeacher, LiftStart, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
     TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
@@ -373,6 +373,7 @@ fn an_encoder_without_a_head_learns_its_teachers_states_from_documents() {
     let task = Task::of_model(&student.spec.options, None, 0).unwrap();
     let trainer = Trainer {
         ranks: Ranks::alone(),
+        sharding: Sharding::None,
         task,
         ..trainer(&learners, &heard, &loader, &settings, &interrupt)
     };

@@ -398,7 +398,7 @@ fn remembered<'a>(
     Ok(CachedTeacher::new(
         &teacher.spec,
         Kind::Float,
-        TeacherCache::open(dir, header)?,
+        TeacherCache::open(dir, header, 0)?,
         loader,
         &Silent,
     ))

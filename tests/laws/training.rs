@@ -15,7 +15,7 @@ use minitron_engine::data::{Cursor, DataLoader, DataSpec, LoaderOptions, TextOpt
 use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
     Correction, Counts, HeldOut, InMemoryTeacher, Learner, LiftStart, Objective, Outcome, Saving,
-    StateTerm, Term, TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
+    Sharding, StateTerm, Term, TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -318,6 +318,7 @@ impl<'a> Run<'a> {
         };
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             learners: &[learner],
             teacher: Some(RefCell::new(Box::new(InMemoryTeacher(self.teacher)))),
             correction: None,
@@ -491,6 +492,7 @@ fn a_run_over_a_mixture_is_resumed_within_its_blocks_bit_for_bit() {
         let learners = [learner(&student, &objective, out_dir)];
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             stop_after,
             ..trainer(&learners, &teacher, &loader, &settings, &interrupt)
         };
@@ -542,6 +544,7 @@ fn a_teacher_that_is_corrected_learns_its_labels_and_is_resumed_with_its_student
         let learners = [learner(&student, &by_teacher, out_dir)];
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             correction: Some(Correction {
                 model: &teacher,
                 objective: &by_labels,
@@ -602,6 +605,7 @@ fn a_learned_map_is_resumed_with_its_student() {
         let learners = [learner(&student, &objective, out_dir)];
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             stop_after,
             ..trainer(&learners, &teacher, &loader, &settings, &interrupt)
         };
@@ -649,6 +653,7 @@ fn students_that_share_a_teacher_learn_what_each_learns_alone() {
         let trainer = trainer(&learners, &teacher, &loader, &settings, &interrupt);
         let trainer = Trainer {
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             stop_after,
             held_out: Some(held_out),
             ..trainer

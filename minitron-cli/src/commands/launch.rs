@@ -22,6 +22,8 @@ pub fn run(args: &args::Launch) -> Result<i32> {
         args: words.to_vec(),
         n_ranks: args.nproc.get(),
         max_restarts: args.max_restarts,
+        dir: None,
+        variables: Vec::new(),
     };
     let asked = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -108,6 +108,14 @@ impl OutputDir {
         Ok(())
     }
 
+    /// Where a folder at `target` is written meanwhile, for processes that write to it together.
+    ///
+    /// # Errors
+    /// As [`OutputDir::create`], for a place without a name.
+    pub fn part_of(target: &Path) -> Result<PathBuf> {
+        sibling(target, "part")
+    }
+
     /// Where to write meanwhile.
     pub fn path(&self) -> &Path {
         &self.part

@@ -20,7 +20,8 @@ use crate::jobs::train::teacher_source::TeacherSource;
 use crate::memory::available_bytes;
 use crate::ranks::Ranks;
 use crate::train::{
-    HeldOut, Learner, Objective, Teacher, Trainer, clear_state, evaluate_all, saved_cursor,
+    HeldOut, Learner, Objective, Sharding, Teacher, Trainer, clear_state, evaluate_all,
+    saved_cursor,
 };
 use minitron_core::checkpoint::Identity;
 use minitron_core::digest;
@@ -281,6 +282,7 @@ impl Field<'_> {
             max_skipped: training.max_skipped,
             stop_after: Some(until),
             ranks: Ranks::alone(),
+            sharding: Sharding::None,
             progress: self.context.progress,
             interrupt: self.context.interrupt,
         };

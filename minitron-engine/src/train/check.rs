@@ -1,6 +1,6 @@
 //! What cannot be trained is refused before anything is written.
 
-use super::learner::Learner;
+use super::learner::{Learner, TrainState};
 use super::objective::Objective;
 use super::resume::without_names;
 use super::run::Trainer;
@@ -34,6 +34,23 @@ impl Trainer<'_> {
             .iter()
             .try_for_each(|learner| self.check_learner(learner))?;
         self.check_same()
+    }
+
+    /// Refuses ranks that go on from different places: their output is not one folder.
+    pub(super) fn check_ranks(&self, states: &[TrainState]) -> Result<()> {
+        let steps: Vec<f64> = states.iter().map(|state| state.saved.step as f64).collect();
+        let mut least: Vec<f64> = steps.iter().map(|step| -step).collect();
+        let mut most = steps.clone();
+        self.ranks.greatest(&mut most)?;
+        self.ranks.greatest(&mut least)?;
+        let differ = most.iter().zip(&least).any(|(most, least)| *most != -least);
+        if differ {
+            return Err(Error::Ranks(format!(
+                "resume: the ranks find checkpoints of different steps (this one {steps:?}, the \
+                 furthest {most:?}); the output folder must be one that all of them see"
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses ranks that were told something else.

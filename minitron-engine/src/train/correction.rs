@@ -3,6 +3,7 @@
 use super::counts::Counts;
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
+use crate::ranks::Ranks;
 use minitron_core::error::Result;
 use minitron_core::model::Transformer;
 use minitron_core::windows::Batch;
@@ -43,7 +44,7 @@ impl Correction<'_> {
         optimizer.gradient_norm(GROUP)
     }
 
-    pub(super) fn masters(&self, optimizer: &AdamW) -> MasterWeights {
-        optimizer.masters(PREFIX)
+    pub(super) fn masters(&self, optimizer: &AdamW, ranks: Ranks) -> Result<MasterWeights> {
+        optimizer.masters(PREFIX, ranks)
     }
 }

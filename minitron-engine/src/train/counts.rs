@@ -41,7 +41,7 @@ impl Counts {
     pub fn reduced(self, ranks: Ranks) -> Result<Self> {
         // Exact below 2^53.
         let mut numbers = [self.predictions as f64, self.tokens as f64];
-        ranks.sum(&mut numbers)?;
+        ranks.add_up(&mut numbers)?;
         let [predictions, tokens] = numbers.map(|n| n as i64);
         Ok(Counts {
             predictions,

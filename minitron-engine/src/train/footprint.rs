@@ -6,6 +6,7 @@ use super::batches::windows_per_pass;
 use super::learner::Learner;
 use super::memory::{BatchShape, StepMemory};
 use super::run::Trainer;
+use super::settings::Sharding;
 use crate::memory::resident_bytes;
 use minitron_core::model::Transformer;
 use minitron_core::spec::ModelSpec;
@@ -47,7 +48,12 @@ impl Trainer<'_> {
             n_bytes: bytes_per_number(learner.student),
         };
         let student = &learner.student.spec;
-        let memory = StepMemory::of(learner.objective, student, teacher, batch, base);
+        let n_shards = match self.sharding {
+            Sharding::None => 1,
+            Sharding::Optimizer => self.ranks.size(),
+        };
+        let memory = StepMemory::of(learner.objective, student, teacher, batch, base)
+            .with_shards(student, batch, n_shards);
         match &self.correction {
             Some(correction) => memory.with_correction(correction, batch),
             None => memory,

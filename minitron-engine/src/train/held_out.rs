@@ -219,7 +219,7 @@ impl<'a> Evaluation<'a> {
         let mut numbers = self.sums.clone();
         numbers.push(self.nll);
         self.counts = self.counts.reduced(ranks)?;
-        ranks.sum(&mut numbers)?;
+        ranks.add_up(&mut numbers)?;
         self.nll = numbers.pop().unwrap_or_default();
         self.sums = numbers;
         Ok(())

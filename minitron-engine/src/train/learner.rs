@@ -14,6 +14,7 @@ use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
 use super::resume::{self, State};
 use super::settings::TrainSettings;
+use super::shard::Shard;
 use super::step::{Step, Weighed, recent_loss};
 use super::teacher::TeacherOutput;
 use crate::data::Cursor;
@@ -115,7 +116,7 @@ impl<'a> TrainState<'a> {
         settings: &TrainSettings,
         correction: Option<&Correction>,
         (resume, begin): (bool, &Cursor),
-        ranks: Ranks,
+        (ranks, shard): (Ranks, Shard),
         progress: &dyn Progress,
     ) -> Result<Self> {
         let learned = learner
@@ -123,7 +124,7 @@ impl<'a> TrainState<'a> {
             .parameters()
             .iter()
             .chain(learner.objective.projects());
-        let mut optimizer = AdamW::new(learned, settings.adamw)?;
+        let mut optimizer = AdamW::divided(learned, settings.adamw, shard)?;
         if let Some(correction) = correction {
             correction.join(&mut optimizer)?;
         }
@@ -197,7 +198,7 @@ impl<'a> TrainState<'a> {
             self.step.teacher.get_or_insert_default();
         }
         let mut numbers = self.step.numbers();
-        ranks.sum(&mut numbers)?;
+        ranks.add_up(&mut numbers)?;
         self.step.set_numbers(&numbers);
         self.optimizer.reduce(ranks)
     }
@@ -208,7 +209,7 @@ impl<'a> TrainState<'a> {
         (step, n_tokens): (u64, u64),
         lr: f64,
         clip: f64,
-        correction: Option<&Correction>,
+        (correction, ranks): (Option<&Correction>, Ranks),
     ) -> Result<Step> {
         let _span = tracing::debug_span!("optimise").entered();
         let mut done = std::mem::take(&mut self.step);
@@ -219,7 +220,7 @@ impl<'a> TrainState<'a> {
         if done.is_applied() {
             let norm_of_teacher = done.teacher.map_or(0.0, |(_, norm)| norm);
             let scales = [done.norm, norm_of_teacher].map(|norm| clip_scale(norm, clip));
-            self.optimizer.step(lr, &scales)?;
+            self.optimizer.step(lr, &scales, ranks)?;
             self.recent
                 .push((done.loss, Some(done.weight(self.learner.objective))));
         } else {
@@ -233,13 +234,13 @@ impl<'a> TrainState<'a> {
     /// Takes in an evaluation; true where it is the best so far and somebody keeps that. The
     /// student is written before the state says so, so that a run that ends in between comes here
     /// again.
-    pub fn judge(&mut self, found: &HeldOutLoss) -> Result<bool> {
+    pub fn judge(&mut self, found: &HeldOutLoss, ranks: Ranks) -> Result<bool> {
         let loss = found.value();
         if !loss.is_finite() || self.saved.best.is_some_and(|best| loss >= best.loss) {
             return Ok(false);
         }
         if let Some(write) = self.learner.write_best {
-            write(&self.optimizer.masters(""))?;
+            write(&self.optimizer.masters("", ranks)?)?;
         }
         self.saved.best = Some(Best {
             step: self.saved.step,
@@ -284,21 +285,21 @@ impl<'a> TrainState<'a> {
     ///
     /// # Errors
     /// `Data` where an update has left what no later one mends: the states before stay.
-    pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize) -> Result<()> {
-        if let Some(name) = self.optimizer.not_finite()? {
+    pub fn save(&mut self, cursor: crate::data::Cursor, keep: usize, ranks: Ranks) -> Result<()> {
+        let own = self.optimizer.not_finite()?;
+        if ranks.any(own.is_some())? {
+            let name = own.map_or("a weight".to_owned(), |name| format!("`{name}`"));
             let what = format!(
-                "`{name}` or its moments are not finite after step {}",
+                "{name} or its moments are not finite after step {}",
                 self.saved.step
             );
             return Err(self.diverged(&what));
         }
-        let Some(metrics_len) = self.metrics.sync()? else {
-            // The first rank's state is everybody's.
-            return Ok(());
-        };
-        self.saved.metrics_len = metrics_len;
+        // The first rank's state is everybody's.
+        self.saved.metrics_len = self.metrics.sync()?.unwrap_or_default();
         (self.saved.data, self.saved.elapsed_s) = (cursor, self.clock.elapsed());
-        resume::save(self.learner.out_dir, &self.saved, &self.optimizer, keep)
+        let out_dir = self.learner.out_dir;
+        resume::save(out_dir, &self.saved, &self.optimizer, keep, ranks)
     }
 
     /// Ends a run whose last steps all changed nothing.
@@ -332,7 +333,7 @@ impl<'a> TrainState<'a> {
         self,
         n_planned: u64,
         is_interrupted: bool,
-        correction: Option<&Correction>,
+        (correction, ranks): (Option<&Correction>, Ranks),
     ) -> Result<(Outcome, Trained)> {
         if let Some(failure) = self.failure {
             return Err(failure);
@@ -348,9 +349,10 @@ impl<'a> TrainState<'a> {
             tokens_per_second: self.clock.rate(),
             memory_bytes: 0,
         };
+        let of_teacher = correction.map(|it| it.masters(&self.optimizer, ranks));
         let masters = Trained {
-            student: self.optimizer.masters(""),
-            teacher: correction.map(|correction| correction.masters(&self.optimizer)),
+            student: self.optimizer.masters("", ranks)?,
+            teacher: of_teacher.transpose()?,
         };
         Ok((outcome, masters))
     }

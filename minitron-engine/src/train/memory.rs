@@ -94,6 +94,17 @@ impl StepMemory {
         }
     }
 
+    /// The same where moments and masters of the student are divided among so many ranks.
+    pub fn with_shards(self, student: &ModelSpec, batch: BatchShape, n_ranks: usize) -> Self {
+        let masters = if batch.n_bytes < 4 { 4 } else { 0 };
+        let whole = student.n_params().saturating_mul(8 + masters);
+        let own = whole.div_ceil(n_ranks.max(1) as u64);
+        StepMemory {
+            student: self.student.saturating_sub(whole - own),
+            ..self
+        }
+    }
+
     /// The same with a teacher that is trained too, after the student in every batch.
     pub fn with_correction(self, correction: &Correction, batch: BatchShape) -> Self {
         let teacher = &correction.model.spec;

@@ -24,6 +24,8 @@ mod run;
 mod saving;
 mod schedule;
 mod settings;
+mod shard;
+mod state_files;
 mod states;
 mod step;
 mod teacher;
@@ -40,7 +42,8 @@ pub use resume::{clear as clear_state, has_state, saved_cursor};
 pub use run::{Run, Trainer};
 pub use saving::Saving;
 pub use schedule::{Schedule, ScheduleShape};
-pub use settings::TrainSettings;
+pub use settings::{Sharding, TrainSettings};
+pub use shard::Shard;
 pub use states::{LiftStart, StateTerm, Weight};
 pub use teacher::{
     CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::shard::{Divided, Shard};
 use crate::ranks::Ranks;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
@@ -52,6 +53,7 @@ pub struct AdamW {
     settings: AdamWSettings,
     n_steps: u64,
     states: Vec<State>,
+    shard: Shard,
     /// Each group's learning rate as a share of the one that a step is told.
     rates: Vec<f64>,
 }
@@ -61,7 +63,8 @@ struct State {
     name: String,
     /// The model's own tensor.
     weight: Tensor,
-    /// The same in f32, where the model computes in less.
+    /// The same in f32, where the model computes in less; of moments and masters there are the
+    /// values of the rank's part alone.
     master: Option<Tensor>,
     m: Tensor,
     v: Tensor,
@@ -75,10 +78,22 @@ impl AdamW {
         parameters: impl IntoIterator<Item = &'p Parameter>,
         settings: AdamWSettings,
     ) -> Result<Self> {
+        Self::divided(parameters, settings, Shard::whole())
+    }
+
+    /// The same of a rank's part of every parameter. All gradients are at hand on all ranks, each
+    /// updates its part, and brings the parts together: the weights are those of one process, bit
+    /// by bit.
+    pub fn divided<'p>(
+        parameters: impl IntoIterator<Item = &'p Parameter>,
+        settings: AdamWSettings,
+        shard: Shard,
+    ) -> Result<Self> {
         let mut optimizer = AdamW {
             settings,
             n_steps: 0,
             states: Vec::new(),
+            shard,
             rates: Vec::new(),
         };
         optimizer.add_group("", parameters, 1.0)?;
@@ -97,11 +112,12 @@ impl AdamW {
         self.rates.push(rate);
         for parameter in parameters {
             let weight = parameter.tensor.shallow_clone();
+            let own = self.shard.own(&weight.f_detach()?)?;
             let master = match weight.f_kind()? {
                 Kind::Float => None,
-                _ => Some(weight.f_detach()?.f_to_kind(Kind::Float)?),
+                _ => Some(own.f_to_kind(Kind::Float)?),
             };
-            let (m, v) = (zeros_like(&weight)?, zeros_like(&weight)?);
+            let (m, v) = (zeros_like(&own)?, zeros_like(&own)?);
             let name = format!("{prefix}{}", parameter.name);
             self.states.push(State {
                 name,
@@ -170,28 +186,45 @@ impl AdamW {
     }
 
     /// One update from gradients times their group's scale; the gradients are cleared.
-    pub fn step(&mut self, lr: f64, gradient_scales: &[f64]) -> Result<()> {
+    pub fn step(&mut self, lr: f64, gradient_scales: &[f64], ranks: Ranks) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         self.n_steps += 1;
-        for state in &mut self.states {
+        let mut updated = Vec::new();
+        for state in &self.states {
             let gradient = state.weight.f_grad()?;
             if !gradient.defined() {
                 continue;
             }
-            let gradient = gradient
-                .f_detach()?
+            let own = self.shard.own(&state.weight.f_detach()?)?;
+            let gradient = self
+                .shard
+                .own(&gradient.f_detach()?.f_contiguous()?)?
                 .f_to_kind(Kind::Float)?
-                .f_contiguous()?
                 .f_view([-1i64])?;
             let scale = gradient_scales.get(state.group).copied().unwrap_or(1.0);
             let lr = lr * self.rates.get(state.group).copied().unwrap_or(1.0);
-            update(state, &gradient, self.settings, self.n_steps, lr, scale)?;
+            let changed = state.master.as_ref().unwrap_or(&own);
+            update(
+                state,
+                changed,
+                &gradient,
+                self.settings,
+                self.n_steps,
+                (lr, scale),
+            )?;
             if let Some(master) = &state.master {
-                state.weight.f_detach()?.f_copy_(master)?;
+                own.shallow_clone().f_copy_(master)?;
             }
             let _ = state.weight.f_grad()?.f_zero_()?;
+            updated.push(Divided {
+                whole: state.weight.f_detach()?,
+                own,
+            });
         }
-        Ok(())
+        match self.shard.is_whole() {
+            true => Ok(()),
+            false => self.shard.unite(ranks, &updated),
+        }
     }
 
     /// Leaves weights and moments as they are, and takes the gradients away.
@@ -207,15 +240,35 @@ impl AdamW {
     }
 
     /// What a trained model is written from, where it computes in less than f32: those whose names
-    /// begin with `prefix`, without it.
-    pub fn masters(&self, prefix: &str) -> MasterWeights {
+    /// begin with `prefix`, without it. All ranks bring their parts; where there are parts, the
+    /// first rank alone is given the masters.
+    pub fn masters(&self, prefix: &str, ranks: Ranks) -> Result<MasterWeights> {
+        let _no_grad = tch::no_grad_guard();
         let mut masters = MasterWeights::new();
         for state in &self.states {
-            if let (Some(name), Some(master)) = (state.name.strip_prefix(prefix), &state.master) {
-                masters.insert(name.to_owned(), master.shallow_clone());
+            let (Some(name), Some(own)) = (state.name.strip_prefix(prefix), &state.master) else {
+                continue;
+            };
+            let mut whole = own.shallow_clone();
+            if !self.shard.is_whole() {
+                let options = (Kind::Float, state.weight.device());
+                whole = Tensor::f_empty(state.weight.size(), options)?;
+                let divided = Divided {
+                    whole: whole.shallow_clone(),
+                    own: own.shallow_clone(),
+                };
+                self.shard.unite(ranks, &[divided])?;
+            }
+            if self.shard.is_whole() || ranks.is_first() {
+                masters.insert(name.to_owned(), whole);
             }
         }
-        masters
+        Ok(masters)
+    }
+
+    /// Which part of every tensor this keeps the state of.
+    pub fn shard(&self) -> Shard {
+        self.shard
     }
 
     /// The first weight or moment that is NaN or infinite.
@@ -243,13 +296,16 @@ impl AdamW {
         for state in &self.states {
             source.insert(format!("m/{}", state.name), &state.m)?;
             source.insert(format!("v/{}", state.name), &state.v)?;
-            let weight = state.master.as_ref().unwrap_or(&state.weight);
-            source.insert(format!("w/{}", state.name), weight)?;
+            let weight = match &state.master {
+                Some(master) => master.shallow_clone(),
+                None => self.shard.own(&state.weight.f_detach()?)?,
+            };
+            source.insert(format!("w/{}", state.name), &weight)?;
         }
         Ok(source)
     }
 
-    /// Takes moments, masters and weights back, as after `n_steps` updates.
+    /// Takes moments, masters and weights back, as after `n_steps` updates of any number of ranks.
     ///
     /// # Errors
     /// `Recipe` when they belong to a model of other shapes.
@@ -257,14 +313,14 @@ impl AdamW {
         let _no_grad = tch::no_grad_guard();
         self.n_steps = n_steps;
         for state in &mut self.states {
-            let m = saved(source, &format!("m/{}", state.name), &state.m)?;
-            let v = saved(source, &format!("v/{}", state.name), &state.v)?;
+            let m = saved(source, &format!("m/{}", state.name), &state.weight)?;
+            state.m.f_copy_(&self.shard.own(&m)?)?;
+            let v = saved(source, &format!("v/{}", state.name), &state.weight)?;
+            state.v.f_copy_(&self.shard.own(&v)?)?;
             let w = saved(source, &format!("w/{}", state.name), &state.weight)?;
-            state.m.f_copy_(&m)?;
-            state.v.f_copy_(&v)?;
             state.weight.f_detach()?.f_copy_(&w)?;
             if let Some(master) = &mut state.master {
-                master.f_copy_(&w)?;
+                master.f_copy_(&self.shard.own(&w)?)?;
             }
         }
         Ok(())
@@ -277,11 +333,15 @@ fn zeros_like(weight: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_zeros(weight.size(), options)?)
 }
 
-/// A tensor of a saved state, which must have the shape of the one that it is for.
+/// A tensor of a saved state, which must have the shape of the one that it is for; those that were
+/// kept in parts come without one.
 fn saved(source: &dyn TensorSource, name: &str, like: &Tensor) -> Result<Tensor> {
     let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
     match source.info(name) {
-        Some(info) if info.shape == shape => Ok(source.read(name)?.f_to_device(like.device())?),
+        Some(info) if info.shape == shape || info.shape == [like.numel()] => {
+            let saved = source.read(name)?.f_view(like.size().as_slice())?;
+            Ok(saved.f_to_device(like.device())?)
+        }
         _ => Err(Error::Recipe(format!(
             "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another \
              student"
@@ -290,21 +350,16 @@ fn saved(source: &dyn TensorSource, name: &str, like: &Tensor) -> Result<Tensor>
 }
 
 fn update(
-    state: &mut State,
+    state: &State,
+    weight: &Tensor,
     g: &Tensor,
     s: AdamWSettings,
     n_steps: u64,
-    lr: f64,
-    gradient_scale: f64,
+    (lr, gradient_scale): (f64, f64),
 ) -> Result<()> {
     let correction1 = 1.0 - s.beta1.powf(n_steps as f64);
     let correction2 = 1.0 - s.beta2.powf(n_steps as f64);
-    let weight = state
-        .master
-        .as_ref()
-        .unwrap_or(&state.weight)
-        .f_detach()?
-        .f_view([-1i64])?;
+    let weight = weight.f_view([-1i64])?;
     let (m, v) = (state.m.f_view([-1i64])?, state.v.f_view([-1i64])?);
     let n = g.numel() as i64;
     for start in (0..n).step_by(BLOCK as usize) {

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::held_out::Best;
 use super::optimizer::AdamW;
+use super::state_files;
 use crate::data::Cursor;
 use crate::difference::differing_keys;
-use minitron_core::checkpoint::{Reader, write_tensors};
+use crate::ranks::Ranks;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::files::read_text;
 use minitron_core::output::{OutputDir, remove_atomic, sync_dir, write_atomic};
@@ -21,7 +22,6 @@ use minitron_core::progress::Progress;
 const DIR: &str = "checkpoint";
 const STEP: &str = "step-";
 const STATE: &str = "state.json";
-const TENSORS: &str = "state.safetensors";
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,17 @@ pub(super) struct State {
     pub metrics_len: u64,
     /// Place in the data.
     pub data: Cursor,
+    /// How many ranks kept a part of the moments each; those before had all of them.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub n_shards: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl State {
@@ -60,6 +71,7 @@ impl State {
             identity,
             metrics_len: 0,
             data,
+            n_shards: 1,
         }
     }
 
@@ -116,20 +128,56 @@ pub fn has_state(out_dir: &Path) -> bool {
     newest(out_dir).is_some()
 }
 
-/// Writes a state, then removes all but the newest `keep` and the best one's.
-pub(super) fn save(out_dir: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
+/// Writes a state, then removes all but the newest `keep` and the best one's. The first rank begins
+/// the folder and gives it its place; where each keeps a part of the state, each writes it.
+pub(super) fn save(
+    out_dir: &Path,
+    state: &State,
+    optimizer: &AdamW,
+    keep: usize,
+    ranks: Ranks,
+) -> Result<()> {
     let _span =
         tracing::info_span!("save state", path = %out_dir.display(), step = state.step).entered();
+    let shard = optimizer.shard();
+    if shard.is_whole() && !ranks.is_first() {
+        return Ok(());
+    }
+    let ranks = match shard.is_whole() {
+        true => Ranks::alone(),
+        false => ranks,
+    };
+    let target = step_dir(out_dir, state.step);
+    let mut output = None;
+    ranks.first(|| {
+        output = Some(begin(out_dir, &target)?);
+        Ok(())
+    })?;
+    let part = OutputDir::part_of(&target)?;
+    ranks.all(state_files::write(&part, shard, &optimizer.to_source()?))?;
+    let (_, n_shards) = shard.place();
+    let state = State {
+        n_shards,
+        ..state.clone()
+    };
+    ranks.first(|| match output {
+        Some(output) => finish(out_dir, &state, output, keep),
+        None => Ok(()),
+    })
+}
+
+fn begin(out_dir: &Path, target: &Path) -> Result<OutputDir> {
     let parent = dir(out_dir);
     if !parent.is_dir() {
         fs::create_dir_all(&parent).at_path(&parent)?;
         sync_dir(out_dir)?;
     }
-    let target = step_dir(out_dir, state.step);
     // One of this step that could not be read: the run would not have come here otherwise.
-    remove_atomic(&target)?;
-    let output = OutputDir::create(&target, true)?;
-    write_tensors(&output.path().join(TENSORS), &optimizer.to_source()?)?;
+    remove_atomic(target)?;
+    OutputDir::create(target, true)
+}
+
+fn finish(out_dir: &Path, state: &State, output: OutputDir, keep: usize) -> Result<()> {
     let text =
         serde_json::to_string_pretty(state).map_err(|e| Error::Internal(format!("state: {e}")))?;
     let path = output.path().join(STATE);
@@ -240,10 +288,8 @@ fn read(
         );
         return Err(Error::Recipe(message));
     }
-    optimizer.restore(
-        &Reader::open_file(&dir.join(TENSORS))?,
-        step - state.n_skipped,
-    )?;
+    let tensors = state_files::open(dir, state.n_shards)?;
+    optimizer.restore(tensors.as_ref(), step - state.n_skipped)?;
     Ok(state)
 }
 

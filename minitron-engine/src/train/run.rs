@@ -16,7 +16,8 @@ use super::objective::teacher_output;
 use super::progress_line::ProgressLine;
 use super::saving::{Saving, Timer};
 use super::schedule::Schedule;
-use super::settings::TrainSettings;
+use super::settings::{Sharding, TrainSettings};
+use super::shard::Shard;
 use super::step::Step;
 use super::teacher::Teacher;
 use super::weigh::weigh_states;
@@ -54,6 +55,8 @@ pub struct Trainer<'a> {
     pub stop_after: Option<u64>,
     /// Who else is at it: every step is of the same windows, whoever reads them.
     pub ranks: Ranks<'a>,
+    /// What each of them keeps a part of, rather than all.
+    pub sharding: Sharding,
     /// Where to report.
     pub progress: &'a dyn Progress,
     /// How the run is asked to end after the step at hand; `--resume` goes on.
@@ -140,7 +143,8 @@ impl Trainer<'_> {
         self.progress.finish();
         let mut learners = Vec::with_capacity(states.len());
         for state in states {
-            let ended = state.end(n_steps, is_interrupted, self.correction.as_ref());
+            let others = (self.correction.as_ref(), self.ranks);
+            let ended = state.end(n_steps, is_interrupted, others);
             learners.push(ended.map(|(outcome, trained)| {
                 let memory_bytes = memory.total();
                 let outcome = Outcome {
@@ -155,6 +159,14 @@ impl Trainer<'_> {
             teacher_s: run.teacher_s,
             spared_s: run.spared_s,
         })
+    }
+
+    /// The part of the optimiser's state that this rank keeps.
+    fn shard(&self) -> Shard {
+        match self.sharding {
+            Sharding::None => Shard::whole(),
+            Sharding::Optimizer => Shard::of(self.ranks),
+        }
     }
 
     /// What the run goes by, before its first step.
@@ -239,7 +251,7 @@ impl Trainer<'_> {
                 self.settings,
                 self.correction.as_ref(),
                 (resume, &begin),
-                self.ranks,
+                (self.ranks, self.shard()),
                 self.progress,
             )?);
         }
@@ -249,23 +261,6 @@ impl Trainer<'_> {
             self.loader.borrow_mut().seek(&state.saved.data)?;
         }
         Ok(states)
-    }
-
-    /// Refuses ranks that go on from different places: their output is not one folder.
-    fn check_ranks(&self, states: &[TrainState]) -> Result<()> {
-        let steps: Vec<f64> = states.iter().map(|state| state.saved.step as f64).collect();
-        let mut least: Vec<f64> = steps.iter().map(|step| -step).collect();
-        let mut most = steps.clone();
-        self.ranks.greatest(&mut most)?;
-        self.ranks.greatest(&mut least)?;
-        let differ = most.iter().zip(&least).any(|(most, least)| *most != -least);
-        if differ {
-            return Err(Error::Ranks(format!(
-                "resume: the ranks find checkpoints of different steps (this one {steps:?}, the \
-                 furthest {most:?}); the output folder must be one that all of them see"
-            )));
-        }
-        Ok(())
     }
 
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which
@@ -328,7 +323,8 @@ impl Trainer<'_> {
         let place = (step, step * per_step);
         let mut done = Vec::with_capacity(group.len());
         for state in group {
-            done.push(state.apply(place, lr, self.settings.clip, self.correction.as_ref())?);
+            let others = (self.correction.as_ref(), self.ranks);
+            done.push(state.apply(place, lr, self.settings.clip, others)?);
         }
         Ok(done)
     }
@@ -365,7 +361,7 @@ impl Trainer<'_> {
         for (idx, (state, done)) in group.iter_mut().zip(done).enumerate() {
             let evaluated = evaluated.get(idx);
             if let Some(found) = evaluated {
-                is_best |= state.judge(found)?;
+                is_best |= state.judge(found, self.ranks)?;
             }
             state.note(lr, done, evaluated)?;
             state.failure = state.refuse_divergence(done, self.max_skipped).err();
@@ -379,7 +375,7 @@ impl Trainer<'_> {
         }
         // The state before a learner's divergence is the one to go on from.
         for state in group.iter_mut().filter(|state| state.failure.is_none()) {
-            match state.save(self.loader.borrow().cursor(), self.saving.keep) {
+            match state.save(self.loader.borrow().cursor(), self.saving.keep, self.ranks) {
                 Err(error @ Error::Data(_)) => state.failure = Some(error),
                 saved => saved?,
             }

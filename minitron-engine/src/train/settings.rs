@@ -1,5 +1,7 @@
 //! What a training run is told.
 
+use clap::ValueEnum;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamWSettings;
@@ -33,6 +35,20 @@ pub struct TrainSettings {
     pub adamw: AdamWSettings,
     /// Seed of the order of windows.
     pub seed: u64,
+}
+
+/// What ranks keep a part of each, rather than all of it on every rank. It decides nothing about
+/// the result, and nothing at all in one process.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharding {
+    /// Every rank has all.
+    #[default]
+    None,
+    /// Moments and master weights (ZeRO stage 1).
+    Optimizer,
 }
 
 impl Default for TrainSettings {

@@ -144,13 +144,7 @@ struct Training<'a> {
 impl Training<'_> {
     fn run(&self, mut start: WeightStart, mut teacher: Option<TeacherSource>) -> Result<Value> {
         let (context, options, out_dir) = (self.context, self.options, self.out_dir);
-        let mut claim = None;
-        context.ranks.first(|| {
-            let place = (out_dir, self.resume);
-            refuse(context, options, &start, teacher.as_ref(), place)?;
-            claim = Some(OutputLock::of(out_dir)?);
-            Ok(())
-        })?;
+        let _claim = self.claim(&start, teacher.as_ref())?;
         let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
         let tokenizer = Arc::new(vocabulary.tokenizer.at(options.text.now()?));
         let settings = options.settings(context.seed);
@@ -199,10 +193,27 @@ impl Training<'_> {
             max_skipped: options.max_skipped,
             stop_after: options.stop_after,
             ranks: context.ranks,
+            sharding: options.shard,
             progress: context.progress,
             interrupt: context.interrupt,
         };
         self.finish(&trainer, &folder, teacher)
+    }
+
+    /// The right to write, which the first rank has for all.
+    fn claim(
+        &self,
+        start: &WeightStart,
+        teacher: Option<&TeacherSource>,
+    ) -> Result<Option<OutputLock>> {
+        let mut claim = None;
+        self.context.ranks.first(|| {
+            let place = (self.out_dir, self.resume);
+            refuse(self.context, self.options, start, teacher, place)?;
+            claim = Some(OutputLock::of(self.out_dir)?);
+            Ok(())
+        })?;
+        Ok(claim)
     }
 
     /// The tokenizer in use; a teacher is asked over the ids that both models have.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataSpec, Reading, TextOptions};
-use crate::train::{Saving, ScheduleShape, TrainSettings};
+use crate::train::{Saving, ScheduleShape, Sharding, TrainSettings};
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 
@@ -101,6 +101,11 @@ pub struct TrainingOptions {
     /// Run every layer a second time in the backward pass instead of holding its inside in memory.
     #[arg(long)]
     pub recompute: bool,
+    /// What each of several processes keeps a part of: none, or optimizer (its moments and
+    /// masters).
+    #[arg(long, value_enum, default_value = "none")]
+    #[schemars(extend("decides" = false))]
+    pub shard: Sharding,
 }
 
 impl Default for TrainingOptions {
@@ -133,6 +138,7 @@ impl Default for TrainingOptions {
             stop_after: None,
             text: TextOptions::default(),
             recompute: false,
+            shard: Sharding::None,
         }
     }
 }

@@ -109,7 +109,10 @@ impl TeacherSource {
             self.options.cache_type,
         )
         .named(name_of(&self.folder.checkpoint.dir));
-        let cache = TeacherCache::open(dir, header)?;
+        let ranks = context.ranks;
+        // One of them begins it.
+        ranks.first(|| TeacherCache::open(dir, header.clone(), 0).map(drop))?;
+        let cache = TeacherCache::open(dir, header, ranks.rank())?;
         let n_bytes = cache.header().bytes_per_token();
         context.progress.note(&format!(
             "teacher cache: {n_bytes} bytes per token, {} windows stored",

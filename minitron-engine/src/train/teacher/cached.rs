@@ -60,6 +60,10 @@ impl<'a> CachedTeacher<'a> {
             .ok_or_else(|| Error::Internal("the teacher could not be loaded before".into()))
     }
 
+    fn holds_all(&self, windows: &[Window]) -> bool {
+        windows.iter().all(|window| self.cache.holds(&window.key))
+    }
+
     /// Runs the teacher on a batch and stores the windows that are not there yet; returns those
     /// that cannot be.
     fn listen(&mut self, batch: &Batch, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
@@ -143,8 +147,11 @@ impl Teacher for CachedTeacher<'_> {
             return Err(Error::Internal("a teacher cache holds no states".into()));
         }
         let windows = windows_of(batch)?;
-        let is_missing = windows.iter().any(|window| !self.cache.holds(&window.key));
-        let unstored = if is_missing {
+        if !self.holds_all(&windows) {
+            // Another rank may have asked meanwhile.
+            self.cache.refresh()?;
+        }
+        let unstored = if !self.holds_all(&windows) {
             self.listen(batch, &windows)?
         } else {
             HashMap::new()
