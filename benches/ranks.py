@@ -1,0 +1,209 @@
+"""Several processes on this machine: beside what people run today, and under kills.
+
+    .deps/venv/bin/python benches/ranks.py peers --peers ../shared/peers --rounds 3
+    .deps/venv/bin/python benches/ranks.py kills --model FOLDER --text FILE --kills 100
+
+`peers` distils 130M into 60M parameters with 2 ranks on Gloo over the loopback, alternating with PyTorch's DistributedDataParallel,
+ZeroRedundancyOptimizer and FSDP2 (benches/peer_ranks.py): seconds of a step, the first one left out; peak memory of the larger rank;
+bytes over the loopback in a step, from runs of different length.
+
+`kills` runs a distillation under torchrun and kills a random rank at a random moment, again and again: the weights must be those, byte
+for byte, of a run that nobody disturbed.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+BATCH, SEQ = 4, 512
+
+
+def loopback_bytes():
+    with open("/proc/net/dev") as table:
+        line = next(line for line in table if line.strip().startswith("lo:"))
+    return int(line.split(":")[1].split()[8])
+
+
+def children_of(pid):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                    found.append(int(entry.name))
+            except (OSError, IndexError):
+                pass
+    return found
+
+
+def peak_mib(pid):
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+    except OSError:
+        return 0.0
+
+
+def watched(command):
+    """Output of a launcher, the largest peak of its children in MiB, and the bytes that went over the loopback."""
+    peaks, before = {}, loopback_bytes()
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def look():
+        while process.poll() is None:
+            for pid in children_of(process.pid):
+                peaks[pid] = max(peaks.get(pid, 0.0), peak_mib(pid))
+            time.sleep(0.05)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    out, errors = process.communicate()
+    looking.join()
+    if process.returncode != 0:
+        sys.exit(f"failed: {' '.join(map(str, command))}\n{errors[-3000:]}")
+    return out, max(peaks.values(), default=0.0), loopback_bytes() - before
+
+
+def ours(a, mode, steps):
+    out = a.work / f"ours-{mode}"
+    text, peak, sent = watched(
+        [a.minitron, "launch", "--nproc", a.ranks, "--", "distill", "--teacher", a.teacher, "--student", a.student, "--data", a.tokens]
+        + ["--tokens", steps * BATCH * SEQ, "--seq-len", SEQ, "--batch-size", BATCH, "--lr", "1e-4", "--checkpoint-every", 10**9]
+        + ["--out", out, "--force", "--json", "--quiet", "--shard", "optimizer" if mode == "zero1" else "none"]
+    )
+    return BATCH * SEQ / json.loads(text)["tokens_per_second"], peak, sent
+
+
+def theirs(a, mode, steps):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // a.ranks)))
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    text, _, sent = watched(
+        [*TORCHRUN, "--standalone", "--nproc-per-node", a.ranks, ROOT / "benches/peer_ranks.py", mode, a.teacher, a.student, a.tokens]
+        + [BATCH, SEQ, steps]
+    )
+    told = json.loads(text.strip().splitlines()[-1])
+    return statistics.mean(told["seconds"][1:]), max(told["peak_mib"]), sent
+
+
+SIDES = {
+    "ours": lambda a, steps: ours(a, "ddp", steps),
+    "DDP": lambda a, steps: theirs(a, "ddp", steps),
+    "ours, --shard optimizer": lambda a, steps: ours(a, "zero1", steps),
+    "ZeroRedundancyOptimizer": lambda a, steps: theirs(a, "zero1", steps),
+    "FSDP2": lambda a, steps: theirs(a, "fsdp2", steps),
+}
+
+
+def peers(a):
+    a.peers, a.work = a.peers.resolve(), a.work.resolve()
+    a.work.mkdir(parents=True, exist_ok=True)
+    a.teacher, a.student, a.tokens = a.work / "llama-130m", a.work / "llama-60m", a.work / "tokens-130m.npy"
+    for size in ("130m", "60m"):
+        if not (a.work / f"tokens-{size}.npy").exists():
+            subprocess.run([sys.executable, a.peers / "make.py", a.work, size, str(32 * SEQ)], check=True, stdout=subprocess.DEVNULL)
+    found = {side: [] for side in SIDES}
+    for number in range(a.rounds):
+        sides = list(SIDES)
+        for side in sides if number % 2 == 0 else sides[::-1]:
+            found[side].append(SIDES[side](a, a.steps))
+            print(f"round {number} {side}: {found[side][-1]}", file=sys.stderr, flush=True)
+    table = []
+    for side, runs in found.items():
+        _, _, sent = SIDES[side](a, a.steps + 2)
+        seconds = [run[0] for run in runs]
+        table.append(
+            {
+                "side": side,
+                "step_s": round(statistics.median(seconds), 2),
+                "spread": [round(min(seconds), 2), round(max(seconds), 2)],
+                "peak_mib": round(max(run[1] for run in runs)),
+                "mib_sent_per_step": round((sent - runs[-1][2]) / 2 / 2**20, 1),
+            }
+        )
+    print(json.dumps({"ranks": a.ranks, "batch": BATCH, "seq_len": SEQ, "cores": os.cpu_count(), "table": table}, indent=1))
+
+
+def ranks_below(pid):
+    """The ranks that a launcher has started: its descendants that are minitron."""
+    found = []
+    for child in children_of(pid):
+        try:
+            name = Path(f"/proc/{child}/comm").read_text().strip()
+        except OSError:
+            continue
+        found += [child] if name == "minitron" else ranks_below(child)
+    return found
+
+
+def distilled(a, out, seconds):
+    """A distillation under torchrun, a rank of which is killed after so long; whether one was, and how long it took."""
+    begin = time.time()
+    words = [a.minitron, "distill", "--teacher", a.model, "--student", a.model, "--data", a.text, "--tokens", a.windows_tokens]
+    words += ["--seq-len", "64", "--batch-size", "4", "--lr", "1e-3", "--checkpoint-every", "2", "--out", out, "--resume", "--quiet"]
+    command = [*TORCHRUN, "--standalone", "--no-python", "--max-restarts", "3", "--nproc-per-node", a.ranks, *words]
+    log = open(a.work / "kills.log", "ab")
+    process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
+    killed = False
+    if seconds is not None:
+        time.sleep(seconds)
+        alive = ranks_below(process.pid)
+        if alive:
+            os.kill(random.choice(alive), signal.SIGKILL)
+            killed = True
+    if process.wait() != 0:
+        sys.exit(f"failed after {seconds} s: see {a.work / 'kills.log'}")
+    return killed, time.time() - begin
+
+
+def kills(a):
+    a.work = a.work.resolve()
+    a.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    random.seed(a.seed)
+    calm = a.work / "calm"
+    subprocess.run(["rm", "-rf", calm], check=True)
+    _, took = distilled(a, calm, None)
+    wanted, n_killed, n_same, begin = (calm / "model.safetensors").read_bytes(), 0, 0, time.time()
+    while n_killed < a.kills and time.time() - begin < a.minutes * 60:
+        out = a.work / "disturbed"
+        subprocess.run(["rm", "-rf", out], check=True)
+        killed, _ = distilled(a, out, random.uniform(0.0, took))
+        is_same = (out / "model.safetensors").read_bytes() == wanted
+        n_killed += killed
+        n_same += killed and is_same
+        if not is_same:
+            print(f"run {n_killed}: other bytes", file=sys.stderr, flush=True)
+    print(json.dumps({"ranks": a.ranks, "kills": n_killed, "same_bytes": n_same, "undisturbed_s": round(took, 1)}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["peers", "kills"])
+    parser.add_argument("--peers", type=Path, help="folder with make.py")
+    parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
+    parser.add_argument("--work", type=Path, default=ROOT / "out/ranks", help="models and scratch files")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="training steps, the first of which is not timed")
+    parser.add_argument("--model", type=Path, help="a small model that is distilled into itself")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--windows-tokens", type=int, default=5120, help="tokens of a run under kills")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=60.0, help="most time that kills take")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    peers(a) if a.what == "peers" else kills(a)
+
+
+main()
