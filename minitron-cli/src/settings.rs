@@ -5,7 +5,7 @@ use std::time::Duration;
 use minitron_comm::{C10d, C10dOptions, Communicator, Solo, World};
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
-use minitron_core::progress::{Interrupt, Recorder};
+use minitron_core::progress::{Interrupt, Recorder, Silent};
 use minitron_core::registry::Registry;
 use minitron_engine::jobs::Context;
 use minitron_engine::ranks::{Ranks, of_comm};
@@ -47,7 +47,11 @@ pub fn with_context<T>(
     }
     let registry = registry(common, recipe)?;
     let bar = Bar::new(common.quiet || !world.is_first());
-    let recorder = Recorder::new(&bar);
+    // What all ranks would say alike, one says.
+    let recorder = match world.is_first() {
+        true => Recorder::new(&bar),
+        false => Recorder::new(&Silent),
+    };
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
     let comm = communicator(common, &world)?;
@@ -71,8 +75,7 @@ pub fn with_context<T>(
         resolve: &|model| hub::folder(model, &bar),
     };
     let done = job(&context)?;
-    // The first rank may serve the store, so it leaves last.
-    comm.barrier().map_err(of_comm)?;
+    comm.leave().map_err(of_comm)?;
     Ok(done)
 }
 

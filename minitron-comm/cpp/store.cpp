@@ -58,6 +58,9 @@ int mt_store_add(StoreHandle* store, const char* key, int64_t n, int64_t* sum) {
 int mt_store_has(StoreHandle* store, const char* key) {
   GUARDED({ return store->store->check({std::string(key)}) ? 1 : 0; }, -1)
 }
+int64_t mt_store_queue_len(StoreHandle* store, const char* queue) {
+  GUARDED({ return store->store->queueLen(queue); }, -1)
+}
 int mt_store_push(StoreHandle* store, const char* queue, const uint8_t* value, size_t n) {
   GUARDED({ store->store->queuePush(queue, bytes(value, n)); return 0; }, -1)
 }

@@ -1,14 +1,14 @@
 //! Several processes, over libtorch's c10d.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::communicator::{Communicator, ReduceOp, Work};
 use crate::error::{CommError, Result};
 use crate::ffi::RawGroup;
-use crate::peers::Peers;
+use crate::peers::{Peers, beat};
 use crate::store::Store;
 use crate::world::World;
 
@@ -172,6 +172,26 @@ impl Communicator for C10d {
 
     fn store(&self) -> Option<&Store> {
         Some(&self.store)
+    }
+
+    fn signs_of_life(&self, rank: usize) -> Result<i64> {
+        self.store.count(&beat(rank), 0)
+    }
+
+    fn leave(&self) -> Result<()> {
+        const LEFT: &str = "left";
+        self.store.count(LEFT, 1)?;
+        if self.world.is_served || !self.world.is_first() {
+            return Ok(());
+        }
+        let (begin, mut n_lost) = (Instant::now(), 0);
+        while self.store.count(LEFT, 0)? < (self.world.size - n_lost) as i64 {
+            std::thread::sleep(Duration::from_millis(10));
+            if begin.elapsed() > Duration::from_secs(2) {
+                n_lost = self.peers.lost()?.len();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -58,6 +58,12 @@ pub trait Communicator: Debug + Send {
     /// The store that the ranks share; none of a single one.
     fn store(&self) -> Option<&Store>;
 
+    /// Counts up while a rank lives.
+    fn signs_of_life(&self, rank: usize) -> Result<i64>;
+
+    /// The last call of all: whoever serves the store waits until those have left who live.
+    fn leave(&self) -> Result<()>;
+
     /// Whether there are others.
     fn has_others(&self) -> bool {
         self.size() > 1

@@ -48,6 +48,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn mt_store_has(store: *mut StoreHandle, key: *const c_char) -> c_int;
     fn mt_store_add(store: *mut StoreHandle, key: *const c_char, n: i64, sum: *mut i64) -> c_int;
+    fn mt_store_queue_len(store: *mut StoreHandle, queue: *const c_char) -> i64;
     fn mt_store_push(
         store: *mut StoreHandle,
         queue: *const c_char,
@@ -190,6 +191,13 @@ impl RawStore {
         let queue = text(queue)?;
         // SAFETY: The value's bytes are copied before the call returns.
         done(unsafe { mt_store_push(self.0.as_ptr(), queue.as_ptr(), value.as_ptr(), value.len()) })
+    }
+
+    pub fn queue_len(&self, queue: &str) -> Result<usize> {
+        let queue = text(queue)?;
+        // SAFETY: The text lives through the call.
+        let len = unsafe { mt_store_queue_len(self.0.as_ptr(), queue.as_ptr()) };
+        usize::try_from(len).map_err(|_| last_error())
     }
 
     pub fn pop(&self, queue: &str) -> Result<Vec<u8>> {

@@ -27,6 +27,8 @@ pub struct Launch {
     pub n_ranks: usize,
     /// How often all are started again after one has failed.
     pub max_restarts: u64,
+    /// Whether the others go on where one is lost that is not the first.
+    pub tolerates_losses: bool,
     /// Where they run; here, where nothing is said.
     pub dir: Option<PathBuf>,
     /// What they find in their environment besides.
@@ -58,7 +60,7 @@ impl Launch {
         let store = Store::serve(0, GRACE)?;
         for attempt in 0..=self.max_restarts {
             let ranks = Ranks::start(self, store.port(), attempt)?;
-            let (ended, is_asked) = ranks.watch(listener);
+            let (ended, is_asked) = ranks.watch(listener, self.tolerates_losses);
             let Some((rank, code)) = ended.failed else {
                 return Ok(ended);
             };
@@ -123,7 +125,7 @@ impl Ranks {
 
     /// Until all have ended; who is left when one has failed is told to. Returns also whether the
     /// ranks were asked to end.
-    fn watch(mut self, listener: &mut dyn Listener) -> (Ended, bool) {
+    fn watch(mut self, listener: &mut dyn Listener, is_tolerant: bool) -> (Ended, bool) {
         let (mut failed, mut since, mut is_asked, mut n_told) = (None, None, false, 0);
         while self.is_any_left() {
             if listener.is_asked() {
@@ -131,7 +133,7 @@ impl Ranks {
                 self.tell(Signal::INT);
             }
             if failed.is_none()
-                && let Some(found) = self.first_failure()
+                && let Some(found) = self.first_failure(is_tolerant)
             {
                 (failed, since) = (Some(found), Some(Instant::now()));
             }
@@ -146,7 +148,7 @@ impl Ranks {
             }
             std::thread::sleep(LOOK);
         }
-        let failed = failed.or_else(|| self.first_failure());
+        let failed = failed.or_else(|| self.first_failure(is_tolerant));
         (Ended { failed }, is_asked)
     }
 
@@ -162,8 +164,10 @@ impl Ranks {
         is_left
     }
 
-    fn first_failure(&self) -> Option<(usize, i32)> {
-        let ended = self.0.iter().enumerate();
+    /// Where losses are tolerated, the first rank's alone counts.
+    fn first_failure(&self, is_tolerant: bool) -> Option<(usize, i32)> {
+        let n_counted = if is_tolerant { 1 } else { self.0.len() };
+        let ended = self.0.iter().take(n_counted).enumerate();
         let mut codes =
             ended.filter_map(|(rank, (_, status))| Some((rank, code(status.as_ref()?))));
         codes.find(|(_, code)| *code != 0)
@@ -207,6 +211,7 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             n_ranks: 2,
             max_restarts,
+            tolerates_losses: false,
             dir: None,
             variables: Vec::new(),
         };

@@ -68,7 +68,7 @@ impl Peers {
         if !matches!(error, CommError::Timeout(_) | CommError::PeerLost(_)) {
             return error;
         }
-        match self.lost() {
+        match self.named_lost() {
             Ok(ranks) if ranks.is_empty() => error.with("every rank shows signs of life"),
             Ok(ranks) => error.with(&format!("no sign of life from rank {ranks}")),
             Err(_) if self.is_served_by_first => {
@@ -78,24 +78,35 @@ impl Peers {
         }
     }
 
-    /// The silent ones. Who finds them first says so: it will be silent itself soon.
-    fn lost(&self) -> Result<String> {
+    /// The silent ones by name. Who finds them first says so: it will be silent itself soon.
+    fn named_lost(&self) -> Result<String> {
         const FOUND: &str = "lost";
-        let Ok(store) = self.store.lock() else {
-            return Ok(String::new());
-        };
-        if store.has(FOUND)? {
+        if let Ok(store) = self.store.lock()
+            && store.has(FOUND)?
+        {
             return Ok(String::from_utf8_lossy(&store.read(FOUND)?).into_owned());
         }
-        let others: Vec<usize> = (0..self.n_ranks)
-            .filter(|rank| *rank != self.rank)
-            .collect();
-        let mut first = Vec::with_capacity(others.len());
-        for rank in &others {
-            first.push(store.count(&beat(*rank), 0)?);
+        let silent = self.lost()?;
+        let names: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        let names = names.join(", ");
+        if let Ok(store) = self.store.lock()
+            && !names.is_empty()
+        {
+            store.set(FOUND, names.as_bytes())?;
+        }
+        Ok(names)
+    }
+
+    /// Ranks that give no sign of life; looks for as long as a living one may be silent.
+    pub fn lost(&self) -> Result<Vec<usize>> {
+        let Ok(store) = self.store.lock() else {
+            return Ok(Vec::new());
+        };
+        let mut silent = Vec::new();
+        for rank in (0..self.n_ranks).filter(|rank| *rank != self.rank) {
+            silent.push((rank, store.count(&beat(rank), 0)?));
         }
         let begin = Instant::now();
-        let mut silent: Vec<(usize, i64)> = others.into_iter().zip(first).collect();
         while begin.elapsed() < SILENCE && !silent.is_empty() {
             sleep(BEAT);
             let mut still = Vec::with_capacity(silent.len());
@@ -106,15 +117,11 @@ impl Peers {
             }
             silent = still;
         }
-        let names: Vec<String> = silent.iter().map(|(rank, _)| rank.to_string()).collect();
-        let names = names.join(", ");
-        if !names.is_empty() {
-            store.set(FOUND, names.as_bytes())?;
-        }
-        Ok(names)
+        Ok(silent.into_iter().map(|(rank, _)| rank).collect())
     }
 }
 
-fn beat(rank: usize) -> String {
+/// The key of a rank's signs of life.
+pub(crate) fn beat(rank: usize) -> String {
     format!("beat/{rank}")
 }

@@ -96,6 +96,14 @@ impl Store {
         self.0.push(queue, value)
     }
 
+    /// How many values a queue holds.
+    ///
+    /// # Errors
+    /// As [`Store::set`].
+    pub fn queue_len(&self, queue: &str) -> Result<usize> {
+        self.0.queue_len(queue)
+    }
+
     /// Takes the value at a queue's beginning; none of an empty one.
     ///
     /// # Errors

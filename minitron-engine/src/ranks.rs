@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minitron_comm::{CommError, Communicator, ReduceOp, Solo};
+use minitron_comm::{CommError, Communicator, ReduceOp, Solo, Store};
 use serde_json::Value;
 use tch::Tensor;
 
 use crate::difference::differing_keys;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, Present, Result};
 
 /// What a job knows of the processes that are at it together. All of them call the same functions
 /// in the same order.
@@ -109,6 +109,16 @@ impl<'a> Ranks<'a> {
         work.wait().map_err(of_comm)
     }
 
+    /// What the ranks share besides tensors.
+    ///
+    /// # Errors
+    /// `Internal` of one process, which shares nothing.
+    pub fn shared(self) -> Result<Shared<'a>> {
+        let comm = self.0;
+        let store = comm.store().present("a store of several ranks")?;
+        Ok(Shared { comm, store })
+    }
+
     /// Has the first rank do what only one may; the others wait for it, and end where it failed.
     ///
     /// # Errors
@@ -167,6 +177,74 @@ impl<'a> Ranks<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Keys and queues of short texts that ranks share.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared<'a> {
+    comm: &'a dyn Communicator,
+    store: &'a Store,
+}
+
+impl Shared<'_> {
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// `Ranks` where whoever serves them is gone; so of all below.
+    pub fn set(self, key: &str, text: &str) -> Result<()> {
+        self.store.set(key, text.as_bytes()).map_err(of_comm)
+    }
+
+    /// Whether a key is set.
+    ///
+    /// # Errors
+    /// As [`Shared::set`].
+    pub fn has(self, key: &str) -> Result<bool> {
+        self.store.has(key).map_err(of_comm)
+    }
+
+    /// A key's text, once somebody has set it.
+    ///
+    /// # Errors
+    /// As [`Shared::set`].
+    pub fn read(self, key: &str) -> Result<String> {
+        let bytes = self.store.read(key).map_err(of_comm)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Puts a text at a queue's end.
+    ///
+    /// # Errors
+    /// As [`Shared::set`].
+    pub fn push(self, queue: &str, text: &str) -> Result<()> {
+        self.store.push(queue, text.as_bytes()).map_err(of_comm)
+    }
+
+    /// Takes the text at a queue's beginning.
+    ///
+    /// # Errors
+    /// As [`Shared::set`].
+    pub fn pop(self, queue: &str) -> Result<Option<String>> {
+        let bytes = self.store.pop(queue).map_err(of_comm)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Whether a queue holds nothing.
+    ///
+    /// # Errors
+    /// As [`Shared::set`].
+    pub fn is_empty(self, queue: &str) -> Result<bool> {
+        let len = self.store.queue_len(queue).map_err(of_comm)?;
+        Ok(len == 0)
+    }
+
+    /// Counts up while a rank lives.
+    ///
+    /// # Errors
+    /// As [`Shared::set`].
+    pub fn signs_of_life(self, rank: usize) -> Result<i64> {
+        self.comm.signs_of_life(rank).map_err(of_comm)
     }
 }
 

@@ -2,12 +2,11 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 
 use minitron::Workspace;
-use minitron_comm::launch::{Launch, Listener};
 use minitron_core::checkpoint::{Reader, TensorSource};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use super::{run, succeeds};
+use super::{Victim, run, succeeds};
 
 const DISTILL: &str = "distill --teacher teacher --student student --data text.txt --seq-len 32";
 /// Ten steps and two evaluations.
@@ -241,58 +240,22 @@ fn a_rank_that_is_killed_costs_a_restart_and_no_byte() {
     let workspace = Workspace::with_teacher_and_student();
     let words = format!("{DISTILL} {STEPS} --checkpoint-every 2 --resume --comm-timeout 60");
     succeeds(&workspace, 2, &format!("{words} --out calm"));
-    // The rank ends itself, once, as soon as the run has come so far.
-    let script = "if [ $RANK = $VICTIM ] && mkdir killed-$OUT 2>/dev/null; then
-            \"$@\" & child=$!
-            while [ $(wc -l < $OUT/metrics.jsonl 2>/dev/null || echo 0) -lt 3 ]; do sleep 0.02; done
-            kill -9 $child; wait $child; exit 137
-        fi; exec \"$@\"";
-    workspace.write("victim.sh", script);
-    for victim in [0, 1] {
-        let out = format!("killed{victim}");
-        let ended = launched(&workspace, &format!("{words} --out {out}"), &out, victim);
-        assert_eq!(ended, 0);
-        assert!(
-            workspace.at(&format!("killed-{out}")).is_dir(),
-            "nobody was killed"
+    for rank in [0, 1] {
+        let out = format!("killed{rank}");
+        let when = format!("test $(cat {out}/metrics.jsonl 2>/dev/null | wc -l) -ge 3");
+        let victim = Victim {
+            rank,
+            when: &when,
+            max_restarts: 2,
+            tolerates_losses: false,
+        };
+        assert_eq!(
+            victim.launch(&workspace, &format!("{words} --out {out}")),
+            0
         );
-        let [calm, killed] =
-            ["calm", &out].map(|out| workspace.bytes(&format!("{out}/model.safetensors")));
-        assert!(calm == killed, "rank {victim}");
+        let model = |out: &str| workspace.bytes(&format!("{out}/model.safetensors"));
+        assert!(model("calm") == model(&out), "rank {rank}");
     }
-}
-
-/// Two ranks behind `victim.sh`, restarted up to twice.
-fn launched(workspace: &Workspace, words: &str, out: &str, victim: usize) -> i32 {
-    let program = workspace.command(words);
-    let args = ["victim.sh".into(), program.get_program().to_owned()];
-    let launch = Launch {
-        program: "sh".into(),
-        args: args
-            .into_iter()
-            .chain(program.get_args().map(ToOwned::to_owned))
-            .collect(),
-        n_ranks: 2,
-        max_restarts: 2,
-        dir: Some(workspace.root().to_path_buf()),
-        variables: vec![
-            ("OUT".into(), out.into()),
-            ("VICTIM".into(), victim.to_string().into()),
-            ("OMP_NUM_THREADS".into(), "1".into()),
-        ],
-    };
-    let ended = launch.run(&mut Deaf).unwrap();
-    ended.failed.map_or(0, |(_, code)| code)
-}
-
-/// Hears nothing and says nothing.
-struct Deaf;
-
-impl Listener for Deaf {
-    fn is_asked(&mut self) -> bool {
-        false
-    }
-    fn say(&mut self, _message: &str) {}
 }
 
 /// Starts two ranks, of which each has words of its own in place of `EACH`.

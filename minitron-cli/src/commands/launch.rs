@@ -22,6 +22,8 @@ pub fn run(args: &args::Launch) -> Result<i32> {
         args: words.to_vec(),
         n_ranks: args.nproc.get(),
         max_restarts: args.max_restarts,
+        // What a lost rank had of a search is done by the others.
+        tolerates_losses: words.iter().any(|word| word == "search"),
         dir: None,
         variables: Vec::new(),
     };

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -62,6 +63,7 @@ pub(super) struct Field<'a> {
 }
 
 /// What a group of candidates came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Learned {
     /// By candidate: why it went no further.
     pub failures: Vec<Option<String>>,
@@ -85,9 +87,15 @@ impl Field<'_> {
         )
     }
 
-    /// Candidates in turns whose memory fits.
-    pub fn groups(&self, candidates: &[usize], record: &SearchRecord) -> Vec<Vec<usize>> {
-        let limit = self.memory_limit();
+    /// Candidates in turns whose memory fits, and so many that each rank has some.
+    pub fn groups(
+        &self,
+        candidates: &[usize],
+        record: &SearchRecord,
+        n_ranks: usize,
+    ) -> Vec<Vec<usize>> {
+        let limit = self.memory_limit() / n_ranks.max(1) as u64;
+        let most = candidates.len().div_ceil(n_ranks.max(1));
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut taken = 0_u64;
         for &idx in candidates {
@@ -95,7 +103,7 @@ impl Field<'_> {
             let bytes = n_params.saturating_mul(BYTES_PER_PARAM);
             let has_room = taken.saturating_add(bytes) <= limit;
             match groups.last_mut() {
-                Some(group) if has_room => group.push(idx),
+                Some(group) if has_room && group.len() < most => group.push(idx),
                 _ => {
                     taken = 0;
                     groups.push(vec![idx]);

@@ -11,7 +11,9 @@ use super::field::Field;
 use super::halving::{Halving, Rung};
 use super::options::{Found, SearchOptions};
 use super::record::{RungRecord, SearchRecord, Winner};
+use super::workers::{Answer, Work, Workers};
 use crate::jobs::context::Context;
+use crate::ranks::Ranks;
 use minitron_core::error::{Error, Result};
 use minitron_core::output::OutputLock;
 use minitron_core::progress::Recorder;
@@ -50,15 +52,36 @@ pub fn search(
     if dry_run {
         return options.survey(context).map(|found| listing(&found));
     }
-    let begin = Instant::now();
-    let _claim = OutputLock::of(out)?;
+    let ranks = context.ranks;
+    let mut claim = None;
+    ranks.first(|| {
+        claim = Some(OutputLock::of(out)?);
+        Ok(())
+    })?;
     let recorder = Recorder::new(context.progress);
+    // A candidate is one rank's own.
     let context = &Context {
         progress: &recorder,
+        ranks: Ranks::alone(),
         ..*context
     };
-    let (field, mut record) =
-        info_span!("candidates").in_scope(|| Field::open(context, options, out, resume))?;
+    let (field, record) = info_span!("candidates")
+        .in_scope(|| Field::open(context, options, out, (resume, ranks)))?;
+    let mut workers = Workers::new(ranks);
+    if !ranks.is_first() {
+        let _listening = context.interrupt.listen();
+        workers.serve(&field)?;
+        return Ok(report(&record, out, false));
+    }
+    let found = conduct(&field, record, &mut workers);
+    workers.end()?;
+    found
+}
+
+/// Screening, rungs, and the winner.
+fn conduct(field: &Field, mut record: SearchRecord, workers: &mut Workers) -> Result<Value> {
+    let begin = Instant::now();
+    let (context, options, out) = (field.context, field.options, field.out);
     if record.complete && out.join("winner").join("config.json").is_file() {
         context
             .progress
@@ -69,14 +92,14 @@ pub fn search(
     let before = record.seconds;
     let _listening = context.interrupt.listen();
     field.forget(&record)?;
-    let mut is_halted = screen(&field, &mut record, out)?;
-    let rungs = rungs(&field, options, &record)?;
+    let mut is_halted = screen(field, &mut record, workers)?;
+    let rungs = rungs(field, options, &record)?;
     for (rung_idx, rung) in rungs.iter().enumerate().skip(record.rungs.len()) {
         if is_halted {
             break;
         }
         let earlier = record.clone();
-        is_halted = train(&field, &mut record, (rung_idx, rung, &rungs))?;
+        is_halted = train(field, &mut record, (rung_idx, rung, &rungs), workers)?;
         let seconds = before + begin.elapsed().as_secs_f64();
         if is_halted {
             // The rung begins again with what its candidates have kept.
@@ -89,7 +112,7 @@ pub fn search(
         field.forget(&record)?;
     }
     if !is_halted {
-        finish(&field, &mut record, out)?;
+        finish(field, &mut record, out)?;
         record.seconds = before + begin.elapsed().as_secs_f64();
         record.note_warnings(context.progress);
         record.save(out)?;
@@ -99,18 +122,22 @@ pub fn search(
 
 /// Losses before training, of all as views; then those that go on. True where it was asked to end
 /// on the way.
-fn screen(field: &Field, record: &mut SearchRecord, out: &Path) -> Result<bool> {
+fn screen(field: &Field, record: &mut SearchRecord, workers: &mut Workers) -> Result<bool> {
     let _span = info_span!("screen", n_candidates = record.candidates.len()).entered();
-    for group in field.groups(&record.unmeasured(), record) {
-        let _span = info_span!("group", n_candidates = group.len()).entered();
-        for (idx, found) in group.iter().zip(field.measure(&group, record)?) {
-            record.candidates[*idx].zero_shot = Some(found);
+    let unmeasured = record.unmeasured();
+    let asked = (unmeasured.as_slice(), Work::Measure);
+    let is_halted = workers.each(field, record, asked, |record, group, answer| {
+        if let Answer::Measured(measured) = answer {
+            for (idx, found) in group.iter().zip(measured) {
+                record.candidates[*idx].zero_shot = Some(found);
+            }
         }
         record.note_warnings(field.context.progress);
-        record.save(out)?;
-        if field.context.interrupt.is_asked() {
-            return Ok(true);
-        }
+        record.save(field.out)?;
+        Ok(field.context.interrupt.is_asked())
+    })?;
+    if is_halted {
+        return Ok(true);
     }
     record.rank_zero_shot();
     let n_screened = field.options.screen.unwrap_or(usize::MAX).max(1);
@@ -119,7 +146,7 @@ fn screen(field: &Field, record: &mut SearchRecord, out: &Path) -> Result<bool> 
             record.candidates[idx].screened_out = place >= n_screened;
         }
     }
-    record.save(out)?;
+    record.save(field.out)?;
     Ok(false)
 }
 
@@ -139,6 +166,7 @@ fn train(
     field: &Field,
     record: &mut SearchRecord,
     (rung_idx, rung, rungs): (usize, &Rung, &[Rung]),
+    workers: &mut Workers,
 ) -> Result<bool> {
     let _span = info_span!("rung", rung_idx, until = rung.until).entered();
     let begin = Instant::now();
@@ -147,24 +175,31 @@ fn train(
     let n_tokens = n_steps.saturating_mul(field.tokens_per_step);
     let remaining = record.remaining();
     let mut teacher_seconds = 0.0;
-    for group in field.groups(&remaining, record) {
-        let _span = info_span!("group", n_candidates = group.len()).entered();
-        let (place, n_rungs, n_candidates) = (rung_idx + 1, rungs.len(), group.len());
-        field.context.progress.note(&format!(
-            "rung {place} of {n_rungs}: {n_candidates} candidates to step {}",
-            rung.until
-        ));
-        let trained = field.train(&group, record, rung.until)?;
+    let (place, n_rungs, n_candidates) = (rung_idx + 1, rungs.len(), remaining.len());
+    field.context.progress.note(&format!(
+        "rung {place} of {n_rungs}: {n_candidates} candidates to step {}",
+        rung.until
+    ));
+    let work = Work::Train { until: rung.until };
+    let asked = (remaining.as_slice(), work);
+    let is_halted = workers.each(field, record, asked, |record, group, answer| {
+        let Answer::Trained(trained) = answer else {
+            return Ok(false);
+        };
         teacher_seconds += trained.teacher_s;
         let shared = &mut record.shared_teacher;
         shared.seconds += trained.teacher_s;
         shared.seconds_saved += trained.spared_s;
         shared.forward_tokens += n_tokens;
-        shared.forward_tokens_unshared += n_tokens.saturating_mul(n_candidates as u64);
+        shared.forward_tokens_unshared += n_tokens.saturating_mul(group.len() as u64);
         if trained.is_interrupted {
             return Ok(true);
         }
-        note_losses(field, record, (&group, trained.failures), rung.until)?;
+        note_losses(field, record, (group, trained.failures), rung.until)?;
+        Ok(false)
+    })?;
+    if is_halted {
+        return Ok(true);
     }
     let n_staying = rungs
         .get(rung_idx + 1)

@@ -15,6 +15,7 @@ mod prepare;
 mod record;
 mod size_list;
 mod winner;
+mod workers;
 
 pub use cost::CountPolynomial;
 pub use grid::{Candidate, Grid, GridAxis, Keep, Survey, Within};

@@ -20,6 +20,7 @@ use crate::jobs::prune::planning::scores_of;
 use crate::jobs::score::scores_path;
 use crate::jobs::train::places::refuse_places;
 use crate::jobs::train::teacher_source::TeacherSource;
+use crate::ranks::Ranks;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::output::{OutputDir, remove_atomic};
@@ -31,16 +32,18 @@ use minitron_core::windows::Windows;
 const EVALUATIONS: u64 = 20;
 
 impl<'a> Field<'a> {
-    /// Finds the candidates, checks all options, and starts the folder or goes on in it.
+    /// Finds the candidates, checks all options, and starts the folder or goes on in it. Of several
+    /// ranks the first does the latter; the others have the record before its first candidate.
     pub fn open(
         context: &'a Context<'a>,
         options: &'a SearchOptions,
         out: &'a Path,
-        resume: bool,
+        (resume, ranks): (bool, Ranks),
     ) -> Result<(Self, SearchRecord)> {
-        if !(resume && out.join("search.json").is_file()) {
-            OutputDir::refuse_existing(out, context.force)?;
-        }
+        ranks.first(|| match resume && out.join("search.json").is_file() {
+            true => Ok(()),
+            false => OutputDir::refuse_existing(out, context.force),
+        })?;
         refuse(context, options)?;
         let found = options.survey(context)?;
         let (mut field, scores) = Field::read(context, options, out, &found)?;
@@ -48,8 +51,12 @@ impl<'a> Field<'a> {
         field.set_steps(&loader)?;
         field.check(found.candidates.len())?;
         let scores = digest::of_file(&scores)?;
-        let fresh = field.record(&found, &loader, &scores)?;
-        let record = start(context, out, resume, fresh)?;
+        let mut record = field.record(&found, &loader, &scores)?;
+        ranks.same("search", &json!({ "inputs": record.inputs }))?;
+        ranks.first(|| {
+            record = start(context, out, resume, record.clone())?;
+            field.teaching.begin_cache(context)
+        })?;
         Ok((field, record))
     }
 

@@ -101,18 +101,10 @@ impl TeacherSource {
         let Some(dir) = &self.options.teacher_cache else {
             return self.live(context).map(Some);
         };
-        let header = CacheHeader::new(
-            self.digest.clone(),
-            format!("{:?}", self.load_options(context).kind).to_lowercase(),
-            self.vocab,
-            self.options.cache_top_k,
-            self.options.cache_type,
-        )
-        .named(name_of(&self.folder.checkpoint.dir));
         let ranks = context.ranks;
         // One of them begins it.
-        ranks.first(|| TeacherCache::open(dir, header.clone(), 0).map(drop))?;
-        let cache = TeacherCache::open(dir, header, ranks.rank())?;
+        ranks.first(|| self.begin_cache(context))?;
+        let cache = TeacherCache::open(dir, self.cache_header(context), ranks.rank())?;
         let n_bytes = cache.header().bytes_per_token();
         context.progress.note(&format!(
             "teacher cache: {n_bytes} bytes per token, {} windows stored",
@@ -126,6 +118,25 @@ impl TeacherSource {
             loader,
             context.progress,
         ))))
+    }
+
+    /// Begins the cache, where there is to be one and is none.
+    pub fn begin_cache(&self, context: &Context) -> Result<()> {
+        match &self.options.teacher_cache {
+            Some(dir) => TeacherCache::open(dir, self.cache_header(context), 0).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn cache_header(&self, context: &Context) -> CacheHeader {
+        CacheHeader::new(
+            self.digest.clone(),
+            format!("{:?}", self.load_options(context).kind).to_lowercase(),
+            self.vocab,
+            self.options.cache_top_k,
+            self.options.cache_type,
+        )
+        .named(name_of(&self.folder.checkpoint.dir))
     }
 
     /// The teacher as one that learns, where it is to be corrected.
