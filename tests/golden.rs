@@ -15,6 +15,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::registry::{self, PluginSpec};
 use minitron_core::spec::ModelSpec;
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{Metric, ScorerSet};
 use minitron_engine::train::{AdamW, AdamWSettings};
 use serde_json::{Value, json};
@@ -121,9 +122,8 @@ fn scores_are_those_of_hooks_in_pytorch() {
         .unwrap();
         let mut scorers =
             ScorerSet::new(metrics().unwrap(), &groups(&folder.spec).unwrap(), 0).unwrap();
-        scorers
-            .run(&model, &calibration(&folder.spec, &windows, 2).unwrap())
-            .unwrap();
+        let input = calibration(&folder.spec, &windows, 2).unwrap();
+        scorers.run(&model, &input, Ranks::alone()).unwrap();
         let mut scores = scorers.finish().unwrap().by_name;
         // Laws tie key/value heads to their queries (`laws/scoring.rs`) and say which pairs go
         // first (`laws/pairs.rs`).

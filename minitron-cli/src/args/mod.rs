@@ -142,7 +142,10 @@ impl Command {
 
     /// Whether several processes can be at it together.
     pub fn knows_ranks(&self) -> bool {
-        matches!(self, Command::Train(_) | Command::Distill(_))
+        matches!(
+            self,
+            Command::Train(_) | Command::Distill(_) | Command::Score(_)
+        )
     }
 }
 
