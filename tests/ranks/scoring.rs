@@ -68,7 +68,7 @@ fn ranks_write_the_bytes_of_one_process_for_layers_and_weights() {
     let command = with_metrics(SCORE, &metrics);
     let in_memory = same_bytes(&workspace, &command, &[2, 3]);
     let streamed = format!("{command} --stream --force");
-    assert!(same_bytes(&workspace, &streamed, &[2, 3]) == in_memory);
+    assert!(same_bytes(&workspace, &streamed, &[3]) == in_memory);
 }
 
 #[test]
@@ -113,6 +113,11 @@ fn ranks_write_the_bytes_of_one_process_for_an_encoder_and_for_tasks() {
     let workspace = Workspace::with_teacher_and_student()
         .model("encoder", &tiny_bert(), 3)
         .file("task.jsonl", [task(0), task(1), task(0)].join("\n"));
+    // The demo's tokenizer has no token that masks.
+    let tokenizer = String::from_utf8(workspace.bytes("encoder/tokenizer.json")).unwrap();
+    let masking = tokenizer.replace("<|end|>", "[MASK]");
+    workspace.write("encoder/tokenizer.json", masking);
+    workspace.write("encoder/tokenizer_config.json", "{}");
     let tasks = with_metrics(SCORE, &["activation", "task_accuracy:path=task.jsonl"]);
     same_bytes(&workspace, &tasks, &[2]);
     let encoder = SCORE.replace("teacher", "encoder");
@@ -204,7 +209,7 @@ fn appears(path: &Path) -> bool {
 #[test]
 fn a_streamed_scoring_of_ranks_goes_on_where_it_was_killed() {
     let workspace = Workspace::with_teacher_and_student();
-    let command = "score teacher --data text.txt --samples 96 --seq-len 32 --batch-size 2 \
+    let command = "score teacher --data text.txt --samples 64 --seq-len 32 --batch-size 2 \
         --metric activation:batch=var --metric perplexity --stream";
     let killed = format!("exec minitron {command} --out 2.safetensors --quiet");
     let mut ranks = start(&workspace, 2, 29873, &killed);

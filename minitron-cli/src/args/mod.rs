@@ -113,7 +113,7 @@ pub enum Command {
     Report(Report),
     /// How far a running job has come
     Watch(Watch),
-    /// A command as several processes on this machine: train or distill
+    /// A command as several processes on this machine: train, distill or score
     Launch(Launch),
 }
 

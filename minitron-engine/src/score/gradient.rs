@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::pass::own_batches;
+use super::pass::{own_batches, tokens_of};
 use crate::ranks::Ranks;
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::MemorySource;
@@ -50,9 +50,10 @@ pub fn mean_gradient(
                 .into(),
         ));
     }
-    let n_tokens = (input.windows.n_tokens() / ranks.size()) as u64;
-    input.progress.start("gradient, tokens", n_tokens);
-    for batch in &own_batches(input, ranks) {
+    let own = own_batches(input, ranks);
+    let n_tokens = tokens_of(input, &own)?;
+    input.progress.start("gradient, tokens", n_tokens as u64);
+    for batch in &own {
         let targets = targets_of(task, input, batch, model.device)?;
         if targets.n_rows() > 0 {
             add_gradient(model, loss.as_ref(), &targets, n_predictions)?;

@@ -23,8 +23,8 @@ pub(super) enum Adding {
     ByBatch,
     /// After each layer: it waits in between.
     ByLayer,
-    /// At the end of the pass, by whoever reads it back: what each batch showed at the layer under
-    /// way. Ranks need not wait for each other's layers.
+    /// At the end of the pass: what each batch showed at the layer under way, for the folder in
+    /// which batches wait.
     Later(Vec<Vec<f64>>),
 }
 
@@ -36,17 +36,20 @@ pub(super) struct Pass<'a> {
     pub adding: Adding,
 }
 
-impl Pass<'_> {
-    fn tokens(&self, batch: &Range<usize>) -> Result<usize> {
-        Ok(batch.len() * self.input.windows.window(batch.start)?.len())
-    }
-}
-
 /// This rank's share of the batches of a calibration.
 pub(super) fn own_batches(input: &Calibration, ranks: Ranks) -> Vec<Range<usize>> {
     let all = input.batches();
     let own = ranks.share(all.len()).filter_map(|idx| all.get(idx));
     own.cloned().collect()
+}
+
+/// Tokens of batches, padding included.
+pub(super) fn tokens_of(input: &Calibration, batches: &[Range<usize>]) -> Result<usize> {
+    let mut n_tokens = 0;
+    for batch in batches {
+        n_tokens += batch.len() * input.windows.window(batch.start)?.len();
+    }
+    Ok(n_tokens)
 }
 
 /// The batches of a pass under way.
@@ -172,8 +175,7 @@ impl ScorerSet {
         let Pass { input, ranks, .. } = pass;
         let batches = own_batches(input, ranks);
         let n_batches = batches.len();
-        let tokens: Result<Vec<usize>> = batches.iter().map(|batch| pass.tokens(batch)).collect();
-        let n_tokens: usize = tokens?.iter().sum();
+        let n_tokens = tokens_of(input, &batches)?;
         input.progress.start(
             "score, tokens x layers",
             (n_tokens * store.n_layers()) as u64,

@@ -299,7 +299,20 @@ impl ScoreInputs<'_> {
         };
         let of_batch = batch_size * self.windows.width() * per_token * 4;
         let of_parts = scorers.part_bytes(batch_size, self.ranks.size());
-        (of_batch + logits) as u64 + scorers.state_bytes() + of_parts
+        (of_batch + logits) as u64
+            + scorers.state_bytes()
+            + of_parts
+            + self.kept_bytes(scorers, batch_size)
+    }
+
+    /// What the batches of one of several ranks showed at a layer, where it waits for the end.
+    fn kept_bytes(&self, scorers: &ScorerSet, batch_size: usize) -> u64 {
+        if self.activations.is_none() || !self.ranks.has_others() {
+            return 0;
+        }
+        let n_batches = self.windows.len().div_ceil(batch_size * self.ranks.size());
+        let of_layer = scorers.part_bytes(batch_size, 1) / self.spec.n_layers().max(1) as u64;
+        of_layer * n_batches as u64
     }
 
     fn element_bytes(&self) -> u64 {
