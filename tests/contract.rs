@@ -20,6 +20,7 @@ use minitron_core::registry::{Contract, Descriptor, Kind, PluginSpec, Registry};
 use minitron_core::spec::ModelSpec;
 use minitron_core::windows::{Tokenize, Windows};
 use minitron_engine::data::Tokenizer;
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{Metric, ScorerSet};
 use minitron_plugins::laws::{self, SampleModel, Trial, UNTRIED, gradient_error};
 use serde_json::{Value, json};
@@ -383,7 +384,7 @@ fn a_metric_of_a_task_is_the_tasks_error_without_each_layer() {
         };
         let mut scorers = ScorerSet::new(vec![metric], &groups(&spec).unwrap(), 0).unwrap();
         scorers
-            .measure(&subject(&model, &windows, &tokenizer))
+            .measure(&subject(&model, &windows, &tokenizer), Ranks::alone())
             .unwrap();
         let scores = scorers.finish().unwrap();
         for (layer, score) in scores.by_name[&format!("{}/depth", plugin.tag)]

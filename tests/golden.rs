@@ -122,9 +122,8 @@ fn scores_are_those_of_hooks_in_pytorch() {
         .unwrap();
         let mut scorers =
             ScorerSet::new(metrics().unwrap(), &groups(&folder.spec).unwrap(), 0).unwrap();
-        scorers
-            .run(&model, &calibration(&folder.spec, &windows, 2).unwrap())
-            .unwrap();
+        let input = calibration(&folder.spec, &windows, 2).unwrap();
+        scorers.run(&model, &input, Ranks::alone()).unwrap();
         let mut scores = scorers.finish().unwrap().by_name;
         // Laws tie key/value heads to their queries (`laws/scoring.rs`) and say which pairs go
         // first (`laws/pairs.rs`).

@@ -268,6 +268,11 @@ fn the_guide_names_every_command_and_types_no_flag_that_its_command_lacks() {
         .flat_map(|text| command_lines(text))
         .map(|line| words(&line))
         .collect();
+    // What `launch` starts is a command of its own.
+    let lines: Vec<&[String]> = lines
+        .iter()
+        .flat_map(|line| line.split(|word| word == "--"))
+        .collect();
     assert!(
         lines.len() > 50,
         "the pattern that finds command lines misses them: {}",

@@ -74,6 +74,39 @@ impl<'a> Ranks<'a> {
         found.map_err(of_comm)
     }
 
+    /// All ranks' numbers, in the order of the ranks; each has as many as it has.
+    ///
+    /// # Errors
+    /// As [`Ranks::sum`].
+    pub fn gather(self, own: &[f64]) -> Result<Vec<Vec<f64>>> {
+        if !self.has_others() {
+            return Ok(vec![own.to_vec()]);
+        }
+        let lens = self.gather_equal(&[own.len() as f64])?;
+        let lens = lens.iter().map(|&len| len as usize);
+        let longest = lens.clone().max().unwrap_or(0);
+        if longest == 0 {
+            return Ok(vec![Vec::new(); self.size()]);
+        }
+        let mut padded = own.to_vec();
+        padded.resize(longest, 0.0);
+        let all = self.gather_equal(&padded)?;
+        let of_ranks = all.chunks(longest).zip(lens);
+        Ok(of_ranks
+            .map(|(numbers, len)| numbers.iter().copied().take(len).collect())
+            .collect())
+    }
+
+    /// The same of equally many numbers on each, one after the other.
+    fn gather_equal(self, own: &[f64]) -> Result<Vec<f64>> {
+        let n = own.len().saturating_mul(self.size());
+        let own = Tensor::f_from_slice(own)?;
+        let all = Tensor::f_zeros([n as i64], (own.kind(), own.device()))?;
+        let gathered = self.0.all_gather(&all, &own).map_err(of_comm)?;
+        gathered.wait().map_err(of_comm)?;
+        Ok(Vec::<f64>::try_from(&all)?)
+    }
+
     /// Whether it is so on any rank.
     ///
     /// # Errors
@@ -291,6 +324,7 @@ mod tests {
         let mut numbers = [1.0, 2.0];
         ranks.add_up(&mut numbers).unwrap();
         assert_eq!(numbers, [1.0, 2.0]);
+        assert_eq!(ranks.gather(&[1.0]).unwrap(), [[1.0]]);
         assert_eq!(ranks.share(3).collect::<Vec<_>>(), [0, 1, 2]);
         ranks.same("job", &json!({ "a": 1 })).unwrap();
         let refused = ranks.first(|| Err(Error::Data("x".into()))).unwrap_err();

@@ -737,7 +737,8 @@ fn a_metrics_gradient_is_over_all_predictions_whatever_the_batches() {
         let loss = registry()
             .build::<dyn LogitLoss>(&PluginSpec::bare("cross_entropy"))
             .unwrap();
-        mean_gradient(&model.trainable().unwrap(), loss.into(), &input).unwrap()
+        let model = model.trainable().unwrap();
+        mean_gradient(&model, loss.into(), &input, Ranks::alone()).unwrap()
     };
     let (alone, together) = (gradient(1), gradient(5));
     // By hand: one padded batch of all windows.

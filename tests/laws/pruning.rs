@@ -15,6 +15,7 @@ use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{
     HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes,
 };
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{Metric, ScorerSet};
 use minitron_plugins::laws;
 use tch::Tensor;
@@ -188,6 +189,7 @@ pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> R
     scorers.run(
         model,
         &minitron::calibration(&model.spec, &minitron::some_windows(6, 12, 61, 5)?, 4)?,
+        Ranks::alone(),
     )?;
     scorers.finish()
 }

@@ -15,6 +15,7 @@ use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
 use minitron_core::spec::{DEPTH, Param, ParamKind, Role};
+use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{ActivationStore, Metric, ScorerSet, Streamed};
 use tch::{Kind as Element, Reduction, Tensor};
 
@@ -106,7 +107,7 @@ fn what_two_passes_saw_adds_up() {
                 ScorerSet::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
             // Which positions of an encoder are masked follows from a window's number.
             let task = calibration(&model.spec, windows, 4).unwrap();
-            scorers.run(&loaded, &task).unwrap();
+            scorers.run(&loaded, &task, Ranks::alone()).unwrap();
             scorers
         };
         if !model.spec.options.causal {
@@ -215,7 +216,8 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
             let mut scorers =
                 ScorerSet::new(metrics(streams).unwrap(), &groups(&model.spec).unwrap(), 0)
                     .unwrap();
-            let done = scorers.stream(&from, &calibration(&model.spec, &windows, 3).unwrap());
+            let input = calibration(&model.spec, &windows, 3).unwrap();
+            let done = scorers.stream(&from, &input, Ranks::alone());
             n_attempts += 1;
             assert!(n_attempts < 20, "{}: never done", model.family());
             if done.is_ok() {
@@ -258,11 +260,8 @@ fn a_spill_of_other_inputs_is_not_gone_on_from() {
     };
     let mut scorers =
         ScorerSet::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
-    assert!(
-        scorers
-            .stream(&from, &calibration(&model.spec, &windows, 2).unwrap())
-            .is_err()
-    );
+    let input = calibration(&model.spec, &windows, 2).unwrap();
+    assert!(scorers.stream(&from, &input, Ranks::alone()).is_err());
     assert!(
         ActivationStore::open(&place, "one".into())
             .unwrap()
@@ -501,6 +500,7 @@ fn resamples_spread_around_the_score_and_are_drawn_together() {
         .run(
             &model.load().unwrap(),
             &calibration(&model.spec, &windows, 5).unwrap(),
+            Ranks::alone(),
         )
         .unwrap();
     let (scores, replicates) = (

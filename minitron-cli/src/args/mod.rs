@@ -113,7 +113,7 @@ pub enum Command {
     Report(Report),
     /// How far a running job has come
     Watch(Watch),
-    /// A command as several processes on this machine: train or distill
+    /// A command as several processes on this machine: train, distill or score
     Launch(Launch),
 }
 
@@ -144,7 +144,7 @@ impl Command {
     pub fn knows_ranks(&self) -> bool {
         matches!(
             self,
-            Command::Train(_) | Command::Distill(_) | Command::Search(_)
+            Command::Score(_) | Command::Train(_) | Command::Distill(_) | Command::Search(_)
         )
     }
 }

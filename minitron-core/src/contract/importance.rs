@@ -65,6 +65,9 @@ impl Need {
 }
 
 /// The state of one metric over one group during one pass.
+///
+/// What a batch shows of activations and ablations goes to a scorer of its own, whose state is then
+/// merged into the pass's; so it does not matter which process saw the batch.
 pub trait Scorer: Debug + Send {
     /// Takes in one thing that [`Importance::need`] asked for.
     ///

@@ -79,7 +79,8 @@ impl Default for ScoreOptions {
 
 /// Scores a model and writes the file.
 pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Value> {
-    check(context, options, out)?;
+    context.ranks.first(|| check_out(context, out))?;
+    check(options)?;
     let metrics = metrics(context, &options.metrics)?;
     let folder = context.open(&options.model)?;
     refuse_out(out, &folder.checkpoint.dir)?;
@@ -91,10 +92,16 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let reading = options.text.reading(seq_len, n_samples, context.seed);
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
-    let _claim = OutputLock::of(out)?;
+    let mut _claim = None;
+    context.ranks.first(|| {
+        _claim = Some(OutputLock::of(out)?);
+        Ok(())
+    })?;
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.spec.options)?;
+    let identity = identity(context, options, (&folder, &own), &windows)?;
+    context.ranks.same("scoring", &identity)?;
     let (source, pruned) = (
         &folder.checkpoint.tensors,
         (&folder.spec, groups.as_slice()),
@@ -104,10 +111,11 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     inputs.batch_size = options.batch_size.min(windows.len()).max(1);
     inputs.max_memory = options.max_memory.map(|bytes| bytes.0);
     inputs.bootstrap = options.bootstrap;
+    inputs.ranks = context.ranks;
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let beside = out.with_file_name(format!(".{name}.streamed"));
     let digest = match options.stream {
-        true => fingerprint(context, options, (&folder, &own), &windows)?,
+        true => fingerprint(&identity, &folder)?,
         false => String::new(),
     };
     if options.stream {
@@ -116,13 +124,13 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let begin = std::time::Instant::now();
     let mut scores = score::score(&inputs, metrics)?;
     (scores.model, scores.data) = (Some(own), Some(windows.digest().to_owned()));
-    scores.save(out)?;
+    context.ranks.first(|| scores.save(out))?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(summary(&scores, out, &windows, seconds))
 }
 
-/// What can be refused by looking at the options and the output alone.
-fn check(context: &Context, options: &ScoreOptions, out: &Path) -> Result<()> {
+/// What can be refused by looking at the output alone.
+fn check_out(context: &Context, out: &Path) -> Result<()> {
     OutputDir::refuse_existing(out, context.force)?;
     if out.is_file() && Reader::open_file(out).is_err() {
         return Err(Error::Recipe(format!(
@@ -131,6 +139,11 @@ fn check(context: &Context, options: &ScoreOptions, out: &Path) -> Result<()> {
             out.display()
         )));
     }
+    Ok(())
+}
+
+/// What can be refused by looking at the options alone.
+fn check(options: &ScoreOptions) -> Result<()> {
     at_least_1("batch_size", options.batch_size)?;
     let n = options.bootstrap;
     if n > MAX_REPLICATES {
@@ -144,14 +157,36 @@ fn check(context: &Context, options: &ScoreOptions, out: &Path) -> Result<()> {
 /// Beyond what any share of resamples needs; each holds all scores once more.
 const MAX_REPLICATES: usize = 100_000;
 
-/// Of all that the scores follow from; weights by their identity and their files' sizes and times,
-/// since hashing them whole takes longer than a layer.
-fn fingerprint(
+/// All that decides the scores, wherever the files lie.
+fn identity(
     context: &Context,
     options: &ScoreOptions,
     (folder, own): (&ModelFolder, &Identity),
     windows: &Windows,
-) -> Result<String> {
+) -> Result<Value> {
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": { "config": folder.checkpoint.config.to_value(), "weights": own.weights },
+        "data": windows.digest(),
+        "settings": {
+            "metrics": options.metrics,
+            "batch_size": options.batch_size,
+            "bootstrap": options.bootstrap,
+            "stream": options.stream,
+            "max_memory": options.max_memory,
+            "dtype": format!("{:?}", context.kind),
+            "seed": context.seed,
+        },
+        "plugins": {
+            "libraries": context.registry.libraries(),
+            "files": PluginSpec::digests(&options.metrics)?,
+        },
+    }))
+}
+
+/// Of all that the scores follow from here; weights by their identity and their files' sizes and
+/// times, since hashing them whole takes longer than a layer.
+fn fingerprint(identity: &Value, folder: &ModelFolder) -> Result<String> {
     let mut weights = Vec::new();
     for path in folder.checkpoint.tensors.paths() {
         let about = std::fs::metadata(path).at_path(path)?;
@@ -160,18 +195,7 @@ fn fingerprint(
         let changed = changed.map(|since| since.as_nanos().to_string());
         weights.push(json!([path, about.len(), changed]));
     }
-    let how = json!([
-        options.metrics,
-        options.batch_size,
-        options.bootstrap,
-        format!("{:?}", context.kind),
-        context.seed,
-        context.registry.libraries(),
-        PluginSpec::digests(&options.metrics)?,
-    ]);
-    let whose = json!([folder.checkpoint.config.to_value(), own.weights, weights]);
-    let what = json!([env!("CARGO_PKG_VERSION"), whose, windows.digest(), how]);
-    Ok(digest::of_text(&what.to_string()))
+    Ok(digest::of_text(&json!([identity, weights]).to_string()))
 }
 
 /// Scores must not take the place of a folder, nor of a file of the model.

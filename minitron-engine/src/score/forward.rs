@@ -1,21 +1,15 @@
-//! The forward pass of a calibration, one layer of one batch at a time: with the whole model in
-//! memory batch after batch, streamed layer after layer. Both take the same steps, so both see the
-//! same numbers.
+//! What a calibration does with one batch, layer after layer.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tch::{Device, Tensor};
-use tracing::info_span;
 
 use super::scorers::ScorerSet;
-use minitron_core::calibrate::{Ablated, Activations, Calibration};
+use minitron_core::calibrate::{Ablated, Activations};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Site;
-use minitron_core::model::{
-    BatchStore, Block, Frame, InMemory, Input, LayerStore, MixerContext, NoTap, Tap, Transformer,
-    Walk, row_chunks, run_layers,
-};
+use minitron_core::model::{Block, Frame, Input, MixerContext, NoTap, Tap, row_chunks};
 use minitron_core::windows::{Batch, Task, Windows};
 
 /// One way through the model: an encoder's predictions are of masked text, which its activations
@@ -196,7 +190,7 @@ impl ForwardPlan {
         Ok(())
     }
 
-    fn targets(
+    pub fn targets(
         &self,
         windows: &Windows,
         batch: Range<usize>,
@@ -215,134 +209,4 @@ fn look(
     scorers: &mut ScorerSet,
 ) -> Result<Tensor> {
     block.shown(x_bte, context, scorers, None)
-}
-
-/// All batches on one way through the model.
-pub(super) struct Calibrating<'a> {
-    pub forward: &'a ForwardPlan,
-    pub frame: &'a Frame,
-    pub input: &'a Calibration<'a>,
-    pub device: Device,
-    pub batches: Vec<Range<usize>>,
-    pub scorers: &'a mut ScorerSet,
-    /// That of the batch under way.
-    context: Option<(usize, MixerContext)>,
-}
-
-impl<'a> Calibrating<'a> {
-    fn windows(&self, batch: usize) -> Result<Range<usize>> {
-        let windows = self.batches.get(batch).cloned();
-        windows.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
-    }
-
-    /// Windows and their width, of a batch.
-    pub fn shape(&self, batch: usize) -> Result<(usize, usize)> {
-        let windows = self.windows(batch)?;
-        Ok((
-            windows.len(),
-            self.input.windows.window(windows.start)?.len(),
-        ))
-    }
-}
-
-impl Walk for Calibrating<'_> {
-    type State = BatchState;
-
-    fn enter(&mut self, batch: usize) -> Result<BatchState> {
-        let windows = self.windows(batch)?;
-        let ids_bt = self
-            .forward
-            .ids(self.input.windows, windows.clone(), self.device)?;
-        let positions_bt = self.input.windows.positions(windows, self.device)?;
-        self.forward
-            .start(self.frame, &ids_bt, positions_bt.as_ref())
-    }
-
-    fn layer(
-        &mut self,
-        batch: usize,
-        layer_idx: usize,
-        block: &Block,
-        state: &mut BatchState,
-    ) -> Result<()> {
-        let (n_windows, width) = self.shape(batch)?;
-        let windows = self.windows(batch)?;
-        self.scorers.first_window = windows.start;
-        let context = match self.context.take() {
-            Some((of, context)) if of == batch => context,
-            _ => {
-                let positions_bt = self.input.windows.positions(windows, self.device)?;
-                self.frame
-                    .context(0, width as i64, None, positions_bt.as_ref())?
-            }
-        };
-        self.forward
-            .step(state, layer_idx, block, &context, self.scorers)?;
-        self.context = Some((batch, context));
-        self.input.progress.advance((n_windows * width) as u64, "");
-        Ok(())
-    }
-
-    fn leave(&mut self, batch: usize, state: BatchState) -> Result<()> {
-        if let Some(targets) =
-            self.forward
-                .targets(self.input.windows, self.windows(batch)?, self.device)?
-        {
-            self.forward
-                .finish(state, self.frame, &targets, self.scorers)?;
-        }
-        Ok(())
-    }
-}
-
-impl ScorerSet {
-    /// Sites and ablations, with the whole model in memory. What comes before a removed run of
-    /// layers is computed once, so removing each of L layers in turn costs about L/2 passes.
-    pub fn run(&mut self, model: &Transformer, input: &Calibration) -> Result<()> {
-        let _no_grad = tch::no_grad_guard();
-        let _span = info_span!("calibrate", n_tokens = input.windows.n_tokens()).entered();
-        for forward in ForwardPlan::all(self, &model.spec, input.task)? {
-            self.take(
-                &LayerStore::Loaded(model),
-                &model.frame,
-                (&forward, input),
-                &mut InMemory::default(),
-            )?;
-        }
-        Ok(())
-    }
-
-    /// One way through the model.
-    pub(super) fn take<'a>(
-        &'a mut self,
-        store: &LayerStore,
-        frame: &'a Frame,
-        (forward, input): (&'a ForwardPlan, &'a Calibration),
-        shelf: &mut impl BatchStore<Calibrating<'a>>,
-    ) -> Result<()> {
-        let batches = input.batches();
-        let n_batches = batches.len();
-        let n_tokens = input.windows.n_tokens();
-        input.progress.start(
-            "score, tokens x layers",
-            (n_tokens * store.n_layers()) as u64,
-        );
-        input.progress.advance(
-            (n_tokens * BatchStore::begin(shelf).unwrap_or(0)) as u64,
-            "",
-        );
-        let device = store.device();
-        let mut walk = Calibrating {
-            forward,
-            frame,
-            input,
-            device,
-            batches,
-            scorers: self,
-            context: None,
-        };
-        run_layers(store, n_batches, &mut walk, shelf)?;
-        input.progress.finish();
-        Ok(())
-    }
 }

@@ -3,17 +3,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
+use super::pass::{own_batches, tokens_of};
+use crate::ranks::Ranks;
 use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::{Error, Result};
-use minitron_core::model::{NoTap, Transformer};
+use minitron_core::model::{NoTap, Parameter, Transformer};
 use minitron_core::windows::{Batch, Task};
 
 /// d/dw of the mean of `loss` over all predictions on the windows, by the names and in the layout
-/// of the model's source, so that it can be read like the weights.
+/// of the model's source, so that it can be read like the weights. Each rank sees its share of the
+/// batches, and their sums are added up: in f32, so that several ranks differ in the last digits.
 ///
 /// # Errors
 /// `Recipe` when the loss needs a teacher; `Data` when nothing is predicted.
@@ -21,6 +24,7 @@ pub fn mean_gradient(
     model: &Transformer,
     loss: Arc<dyn LogitLoss>,
     input: &Calibration,
+    ranks: Ranks,
 ) -> Result<MemorySource> {
     let Some(task) = input.task.filter(|_| model.has_head()) else {
         let message = format!(
@@ -46,10 +50,10 @@ pub fn mean_gradient(
                 .into(),
         ));
     }
-    input
-        .progress
-        .start("gradient, tokens", input.windows.n_tokens() as u64);
-    for batch in &batches {
+    let own = own_batches(input, ranks);
+    let n_tokens = tokens_of(input, &own)?;
+    input.progress.start("gradient, tokens", n_tokens as u64);
+    for batch in &own {
         let targets = targets_of(task, input, batch, model.device)?;
         if targets.n_rows() > 0 {
             add_gradient(model, loss.as_ref(), &targets, n_predictions)?;
@@ -57,11 +61,34 @@ pub fn mean_gradient(
         input.progress.advance(targets.ids_bt.numel() as u64, "");
     }
     input.progress.finish();
+    let parameters = model.parameters();
     let mut gradients = MemorySource::default();
-    for parameter in model.parameters() {
-        gradients.insert(parameter.name.as_str(), &parameter.gradient()?)?;
+    for (parameter, gradient) in parameters.iter().zip(summed(parameters, ranks)?) {
+        gradients.insert(parameter.name.as_str(), &gradient)?;
     }
     Ok(gradients)
+}
+
+/// The gradients over all ranks; one that never had any is zeros.
+fn summed(parameters: &[Parameter], ranks: Ranks) -> Result<Vec<Tensor>> {
+    let mut gradients = Vec::with_capacity(parameters.len());
+    for parameter in parameters {
+        gradients.push(parameter.gradient()?);
+    }
+    if !ranks.has_others() {
+        return Ok(gradients);
+    }
+    let mut sums = Vec::with_capacity(gradients.len());
+    for gradient in &gradients {
+        let own = gradient.f_detach()?.f_to_device(Device::Cpu)?;
+        sums.push(own.f_to_kind(Kind::Float)?.f_contiguous()?);
+    }
+    ranks.sum_tensors(&sums)?;
+    let kinds = gradients.iter().map(Tensor::kind);
+    let summed = sums.iter().zip(kinds);
+    Ok(summed
+        .map(|(sum, kind)| sum.f_to_kind(kind))
+        .collect::<std::result::Result<_, _>>()?)
 }
 
 /// What is predicted in the windows of a batch.

@@ -4,6 +4,8 @@
 
 mod forward;
 mod gradient;
+mod parts;
+mod pass;
 mod scorers;
 mod scoring;
 mod slot;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::parts::{FreshScorers, Part};
 use super::slot::{Metric, ScorerSlot};
 use minitron_core::calibrate::Scores;
 use minitron_core::calibrate::{Ablated, Activations, Measured, Observation, Weights};
@@ -21,8 +22,12 @@ use minitron_core::spec::PruneGroup;
 #[derive(Debug)]
 pub struct ScorerSet {
     metrics: Vec<Metric>,
-    slots: Vec<ScorerSlot>,
+    pub(super) slots: Vec<ScorerSlot>,
     by_site: HashMap<Site, Vec<usize>>,
+    /// Of what the batch under way shows.
+    pub(super) fresh: FreshScorers,
+    /// What was seen and is not yet added to the slots' scorers.
+    pub(super) parts: Vec<Part>,
     /// Index of the first window of the batch under way.
     pub(super) first_window: usize,
 }
@@ -38,6 +43,8 @@ impl ScorerSet {
             metrics: Vec::new(),
             slots: Vec::new(),
             by_site: HashMap::new(),
+            fresh: FreshScorers::default(),
+            parts: Vec::new(),
             first_window: 0,
         };
         for metric in metrics {
@@ -149,6 +156,14 @@ impl ScorerSet {
         self.slots.iter().map(ScorerSlot::state_bytes).sum()
     }
 
+    /// Memory of what one batch shows, as it is added up by so many ranks.
+    pub fn part_bytes(&self, batch_size: usize, n_ranks: usize) -> u64 {
+        let of_slots = self.slots.iter().map(|slot| slot.part_bytes(batch_size));
+        // The scorers and their states; as numbers that travel; all ranks' ones, twice.
+        let n_copies = if n_ranks > 1 { 3 + 2 * n_ranks } else { 2 };
+        of_slots.sum::<u64>() * n_copies as u64
+    }
+
     /// Whether some metric looks at weights.
     pub fn wants_weights(&self) -> bool {
         !self.weighed_groups().is_empty()
@@ -201,11 +216,16 @@ impl ScorerSet {
     pub(super) fn show_ablated(&mut self, ablated: Ablated) -> Result<()> {
         let n_layers = ablated.layers.len();
         let observation = Observation::Ablated(ablated);
-        for slot in &mut self.slots {
+        for (idx, slot) in self.slots.iter().enumerate() {
             if matches!(slot.need, Need::Ablations { span } if span == n_layers) {
-                slot.scorer.observe(&observation)?;
+                let scorer = self
+                    .fresh
+                    .get((idx, 0), || new_scorer(&self.metrics, slot))?;
+                scorer.observe(&observation)?;
             }
         }
+        // Runs of rows are added up one by one.
+        self.close_part();
         Ok(())
     }
 
@@ -230,16 +250,17 @@ impl ScorerSet {
         }
         let observation = Observation::Activations(seen);
         for &idx in watching {
-            let Some(slot) = self.slots.get_mut(idx) else {
+            let Some(slot) = self.slots.get(idx) else {
                 continue;
             };
-            slot.scorer.observe(&observation)?;
+            let make = || new_scorer(&self.metrics, slot);
+            self.fresh.get((idx, 0), make)?.observe(&observation)?;
             let n_folds = slot.folds.len();
             for (row, (x_btc, before_btc)) in alone.iter().enumerate().filter(|_| n_folds > 0) {
                 let seen = Activations::between(site, x_btc, before_btc.as_ref());
-                if let Some(fold) = slot.folds.get_mut((self.first_window + row) % n_folds) {
-                    fold.observe(&Observation::Activations(seen))?;
-                }
+                let fold = 1 + (self.first_window + row) % n_folds;
+                let scorer = self.fresh.get((idx, fold), make)?;
+                scorer.observe(&Observation::Activations(seen))?;
             }
         }
         Ok(())
@@ -296,7 +317,7 @@ impl ScorerSet {
                 let mut random = SplitMix::new(
                     seed ^ (replicate as u64 + 1).wrapping_mul(0x9E6C_63D0_876A_3F6B),
                 );
-                let mut scorer = self.fresh(slot)?;
+                let mut scorer = new_scorer(&self.metrics, slot)?;
                 for _ in 0..states.len() {
                     scorer.merge(
                         states
@@ -311,14 +332,6 @@ impl ScorerSet {
         Ok(replicates)
     }
 
-    fn fresh(&self, slot: &ScorerSlot) -> Result<Box<dyn Scorer>> {
-        let metric = self.metrics.get(slot.metric);
-        metric
-            .ok_or_else(|| Error::Internal("a slot without its metric".into()))?
-            .importance
-            .scorer(&slot.group)
-    }
-
     fn label(&self, slot: &ScorerSlot) -> &str {
         self.metrics
             .get(slot.metric)
@@ -328,6 +341,12 @@ impl ScorerSet {
     fn name(&self, slot: &ScorerSlot) -> String {
         format!("{}/{}", self.label(slot), slot.group.dim)
     }
+}
+
+/// One that has seen nothing yet.
+fn new_scorer(metrics: &[Metric], slot: &ScorerSlot) -> Result<Box<dyn Scorer>> {
+    let metric = metrics.get(slot.metric).present("a slot's metric")?;
+    metric.scorer(&slot.group)
 }
 
 /// The windows of a batch one by one.

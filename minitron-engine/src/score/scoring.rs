@@ -6,10 +6,11 @@ use std::path::Path;
 use super::gradient::mean_gradient;
 use super::{ActivationStore, Metric, ScorerSet, Streamed};
 use crate::memory::{mib, peak_bytes};
+use crate::ranks::Ranks;
 use minitron_core::calibrate::{Calibration, Scores};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::Subject;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::progress::{Progress, Silent};
 use minitron_core::spec::{HIDDEN, ModelSpec, Param, PruneGroup, Role};
@@ -43,6 +44,8 @@ pub struct ScoreInputs<'a> {
     /// A folder for activations, where one layer is to be in memory at a time, and a digest of all
     /// that the scores follow from: an interrupted scoring of the same goes on from there.
     pub activations: Option<(&'a Path, &'a str)>,
+    /// The processes that share the windows out among them; all are given the same.
+    pub ranks: Ranks<'a>,
     /// Where to report.
     pub progress: &'a dyn Progress,
 }
@@ -55,7 +58,8 @@ const MAX_FOLDS: usize = 64;
 
 /// The one way from metrics to scores: each metric is shown what it asks for (sites, ablations,
 /// weights, gradients, tasks), in memory or, with `activations`, streamed. Both give the same
-/// numbers, in batches of any size.
+/// numbers, in batches of any size, and so do several ranks: bit by bit, but for gradients, whose
+/// sums over ranks differ in the last digits of f32.
 ///
 /// # Errors
 /// `Recipe` for metrics that write one score or score nothing, a metric that needs the whole model
@@ -98,6 +102,7 @@ impl<'a> ScoreInputs<'a> {
             seed: 0,
             bootstrap: 0,
             activations: None,
+            ranks: Ranks::alone(),
             progress: &Silent,
         }
     }
@@ -141,9 +146,9 @@ impl ScoreInputs<'_> {
             || scorers.wants_measurements();
         if needs_model {
             let model = self.load(false)?;
-            scorers.run(&model, &input)?;
+            scorers.run(&model, &input, self.ranks)?;
             if scorers.wants_measurements() {
-                scorers.measure(&Subject {
+                let subject = Subject {
                     model: &model,
                     teacher: None,
                     kept_hidden: None,
@@ -152,11 +157,15 @@ impl ScoreInputs<'_> {
                     batch_size: input.batch_size,
                     seed: self.seed,
                     progress: self.progress,
-                })?;
+                };
+                scorers.measure(&subject, self.ranks)?;
             }
         }
         let gradients = match gradient_loss {
-            Some(loss) => Some(mean_gradient(&self.load(true)?, loss, &input)?),
+            Some(loss) => {
+                let model = self.load(true)?;
+                Some(mean_gradient(&model, loss, &input, self.ranks)?)
+            }
             None => None,
         };
         if scorers.wants_weights() {
@@ -197,7 +206,12 @@ impl ScoreInputs<'_> {
             weights,
             "one layer is held at a time already",
         )?);
-        let activations = ActivationStore::open(dir, digest.to_owned())?;
+        let ranks = self.ranks;
+        let place = match ranks.has_others() {
+            true => dir.join(format!("rank-{}-of-{}", ranks.rank(), ranks.size())),
+            false => dir.to_path_buf(),
+        };
+        let activations = ActivationStore::open(&place, digest.to_owned())?;
         if let Some(layer_idx) = activations.reached() {
             self.progress.note(&format!(
                 "an interrupted scoring goes on at layer {layer_idx}"
@@ -213,7 +227,15 @@ impl ScoreInputs<'_> {
             options,
             activations: &activations,
         };
-        scorers.stream(&model, &input)?;
+        scorers.stream(&model, &input, ranks)?;
+        if ranks.has_others() {
+            // All are out of their folders.
+            ranks.any(false)?;
+            ranks.first(|| match dir.exists() {
+                true => std::fs::remove_dir_all(dir).at_path(dir),
+                false => Ok(()),
+            })?;
+        }
         if scorers.wants_weights() {
             scorers.observe_weights(self.source, None, self.spec, self.progress)?;
         }
@@ -221,7 +243,7 @@ impl ScoreInputs<'_> {
     }
 
     /// The largest batch, up to the one asked for, that keeps within the budget beside `weights`
-    /// bytes.
+    /// bytes, on all ranks.
     ///
     /// # Errors
     /// `Recipe` with what one window needs.
@@ -232,20 +254,28 @@ impl ScoreInputs<'_> {
         let base = peak_bytes()
             .saturating_add(LIBRARY_BYTES)
             .saturating_add(weights);
-        for batch_size in (1..=self.batch_size).rev() {
-            let needed = base.saturating_add(self.activation_bytes(scorers, batch_size));
-            if needed <= budget {
-                let needed = mib(needed);
-                self.progress.note(&format!(
-                    "memory: at most {needed}, in batches of {batch_size} windows"
-                ));
-                return Ok(batch_size);
-            }
+        let needed = |size| base.saturating_add(self.activation_bytes(scorers, size));
+        let fitting = (1..=self.batch_size).rev();
+        let own = fitting.into_iter().find(|&size| needed(size) <= budget);
+        let mut least = [-(own.unwrap_or(0) as f64)];
+        self.ranks.greatest(&mut least)?;
+        let size = -least[0] as usize;
+        if own.is_some() && size == 0 {
+            let message = "max_memory: one window is too much for another rank; its own output \
+                           says what it needs";
+            return Err(Error::Ranks(message.into()));
+        }
+        if size > 0 {
+            let needed = mib(needed(size));
+            self.progress.note(&format!(
+                "memory: at most {needed}, in batches of {size} windows"
+            ));
+            return Ok(size);
         }
         Err(Error::Recipe(format!(
             "max_memory: scoring needs {} with one window of {} tokens at a time, {} were given; \
              {advice}, shorter windows (--seq-len) need less",
-            mib(base.saturating_add(self.activation_bytes(scorers, 1))),
+            mib(needed(1)),
             self.windows.width(),
             mib(budget)
         )))
@@ -267,7 +297,22 @@ impl ScoreInputs<'_> {
         } else {
             160 << 20
         };
-        (batch_size * self.windows.width() * per_token * 4 + logits) as u64 + scorers.state_bytes()
+        let of_batch = batch_size * self.windows.width() * per_token * 4;
+        let of_parts = scorers.part_bytes(batch_size, self.ranks.size());
+        (of_batch + logits) as u64
+            + scorers.state_bytes()
+            + of_parts
+            + self.kept_bytes(scorers, batch_size)
+    }
+
+    /// What the batches of one of several ranks showed at a layer, where it waits for the end.
+    fn kept_bytes(&self, scorers: &ScorerSet, batch_size: usize) -> u64 {
+        if self.activations.is_none() || !self.ranks.has_others() {
+            return 0;
+        }
+        let n_batches = self.windows.len().div_ceil(batch_size * self.ranks.size());
+        let of_layer = scorers.part_bytes(batch_size, 1) / self.spec.n_layers().max(1) as u64;
+        of_layer * n_batches as u64
     }
 
     fn element_bytes(&self) -> u64 {

@@ -37,6 +37,15 @@ pub(super) struct ScorerSlot {
 impl ScorerSlot {
     /// Memory of its scorers at the end, roughly.
     pub fn state_bytes(&self) -> u64 {
+        (self.scorer_bytes() * (1 + self.folds.len())) as u64
+    }
+
+    /// Memory of the scorers that see a batch.
+    pub fn part_bytes(&self, batch_size: usize) -> u64 {
+        (self.scorer_bytes() * (1 + self.folds.len().min(batch_size))) as u64
+    }
+
+    fn scorer_bytes(&self) -> usize {
         // A metric of activations and weights keeps its numbers per channel.
         let each = if matches!(self.need, Need::SitesAndWeights(_)) {
             self.group.block
@@ -44,7 +53,7 @@ impl ScorerSlot {
             1
         };
         let n_numbers = self.group.n_units * each * self.need.sites().len().max(1);
-        (40 * n_numbers * (1 + self.folds.len())) as u64
+        40 * n_numbers
     }
 
     /// What a scorer of the slot gives: one finite number per unit.

@@ -117,20 +117,7 @@ impl ActivationStore {
             return Ok((Reached::default(), Vec::new()));
         };
         let path = self.state_path(&record.reached);
-        let bytes = fs::read(&path).at_path(&path)?;
-        let mut numbers = bytes
-            .chunks_exact(8)
-            .map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap_or_default()));
-        let state: Vec<Vec<f64>> = record
-            .lens
-            .iter()
-            .map(|&len| numbers.by_ref().take(len).collect())
-            .collect();
-        if state.iter().map(Vec::len).ne(record.lens.iter().copied()) {
-            let message = "cut off; remove the folder and score again";
-            return Err(Error::checkpoint(path, message));
-        }
-        Ok((record.reached, state))
+        Ok((record.reached, rows_of(&path, record.lens)?))
     }
 
     fn state_path(&self, reached: &Reached) -> PathBuf {
@@ -149,12 +136,7 @@ impl ActivationStore {
     /// Makes a place reached the one to go on from, then frees what lies behind it.
     pub(super) fn commit(&self, reached: Reached, state: &[Vec<f64>]) -> Result<()> {
         let path = self.state_path(&reached);
-        let bytes: Vec<u8> = state
-            .iter()
-            .flatten()
-            .flat_map(|number| number.to_le_bytes())
-            .collect();
-        write_atomic(&path, bytes)?;
+        write_atomic(&path, bytes_of(state))?;
         if let Some(dir) = reached
             .layer
             .map(|layer_idx| self.layer_dir(&reached, layer_idx))
@@ -184,6 +166,29 @@ impl ActivationStore {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what each of this rank's batches showed at a layer, until all ranks are through.
+    pub(super) fn put_parts(&self, way: usize, layer_idx: usize, kept: &[Vec<f64>]) -> Result<()> {
+        let lens: Vec<usize> = kept.iter().map(Vec::len).collect();
+        let text = serde_json::to_string(&lens)
+            .map_err(|e| Error::Internal(format!("lengths of parts: {e}")))?;
+        let path = self.parts_path(way, layer_idx);
+        write_atomic(&path, bytes_of(kept))?;
+        write_atomic(&path.with_extension("json"), text)
+    }
+
+    /// Reads it back.
+    pub(super) fn parts(&self, way: usize, layer_idx: usize) -> Result<Vec<Vec<f64>>> {
+        let path = self.parts_path(way, layer_idx);
+        let about = path.with_extension("json");
+        let text = read_text(&about).at_path(&about)?;
+        let lens = serde_json::from_str(&text).map_err(|_| cut_off(&path))?;
+        rows_of(&path, lens)
+    }
+
+    fn parts_path(&self, way: usize, layer_idx: usize) -> PathBuf {
+        self.dir.join(format!("parts-{way}-{layer_idx}"))
     }
 
     /// Writes a batch's streams down as they stand before a layer.
@@ -243,4 +248,29 @@ impl ActivationStore {
     pub(super) fn remove(&self) -> Result<()> {
         fs::remove_dir_all(&self.dir).at_path(&self.dir)
     }
+}
+
+fn bytes_of(rows: &[Vec<f64>]) -> Vec<u8> {
+    let numbers = rows.iter().flatten();
+    numbers.flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Rows of so many numbers each, from a file.
+fn rows_of(path: &Path, lens: Vec<usize>) -> Result<Vec<Vec<f64>>> {
+    let bytes = fs::read(path).at_path(path)?;
+    let mut numbers = bytes
+        .chunks_exact(8)
+        .map(|chunk| f64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+    let rows: Vec<Vec<f64>> = lens
+        .iter()
+        .map(|&len| numbers.by_ref().take(len).collect())
+        .collect();
+    if rows.iter().map(Vec::len).ne(lens) {
+        return Err(cut_off(path));
+    }
+    Ok(rows)
+}
+
+fn cut_off(path: &Path) -> Error {
+    Error::checkpoint(path, "cut off; remove the folder and score again")
 }

@@ -6,10 +6,11 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 use super::scorers::ScorerSet;
+use crate::ranks::Ranks;
 use minitron_core::calibrate::{Measured, Weights};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::Subject;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, Present, Result};
 use minitron_core::progress::{Progress, Recorder};
 use minitron_core::spec::{DEPTH, ModelSpec, Param, Part, PruneGroup};
 
@@ -80,28 +81,37 @@ impl ScorerSet {
         Ok(())
     }
 
-    /// Measures the model without each run of layers, for the metrics that asked for it.
-    pub fn measure(&mut self, subject: &Subject) -> Result<()> {
+    /// Measures the model without each run of layers, for the metrics that asked for it: each rank
+    /// its share of the runs.
+    pub fn measure(&mut self, subject: &Subject, ranks: Ranks) -> Result<()> {
         let _span = tracing::info_span!("measure").entered();
-        let (mut seen, progress) = (Vec::new(), Recorder::new(subject.progress));
+        let mut wanted = Vec::new();
         for (span, evaluator, name, slot) in self.measurements() {
-            for first in 0..=subject.model.spec.n_layers().saturating_sub(span) {
-                let layers = first..first + span;
-                let without = subject.model.without(layers.clone());
-                let measured = evaluator.evaluate(&Subject {
-                    model: &without,
-                    progress: &progress,
-                    ..*subject
-                })?;
-                let value = *measured.get(name).ok_or_else(|| {
-                    Error::unknown(
-                        "measurement of this task",
-                        name,
-                        measured.keys().map(String::as_str),
-                    )
-                })?;
-                seen.push((slot, Measured { layers, value }));
-            }
+            let firsts = 0..=subject.model.spec.n_layers().saturating_sub(span);
+            wanted.extend(firsts.map(|first| (evaluator, name, slot, first..first + span)));
+        }
+        let (mut own, progress) = (Vec::new(), Recorder::new(subject.progress));
+        for idx in ranks.share(wanted.len()) {
+            let &(evaluator, name, _, ref layers) = wanted.get(idx).present("a run of layers")?;
+            let without = subject.model.without(layers.clone());
+            let measured = evaluator.evaluate(&Subject {
+                model: &without,
+                progress: &progress,
+                ..*subject
+            })?;
+            let value = measured.get(name).ok_or_else(|| {
+                let known = measured.keys().map(String::as_str);
+                Error::unknown("measurement of this task", name, known)
+            })?;
+            own.push(*value);
+        }
+        let all = ranks.gather(&own)?;
+        let mut seen = Vec::with_capacity(wanted.len());
+        for (idx, (.., slot, layers)) in wanted.into_iter().enumerate() {
+            let of_rank = all.get(idx % ranks.size());
+            let value = of_rank.and_then(|values| values.get(idx / ranks.size()));
+            let value = *value.present("a measurement of a run of layers")?;
+            seen.push((slot, Measured { layers, value }));
         }
         seen.into_iter()
             .try_for_each(|(slot, measured)| self.show_measurement(slot, measured))

@@ -173,11 +173,18 @@ impl Moments {
         self.sum_squares += x * x;
     }
 
-    /// Chan, Golub & LeVeque's pairwise update.
+    /// Chan, Golub & LeVeque's pairwise update. One window is added as if it were seen here, and
+    /// what is merged into nothing stays as it is: to the last bit.
     fn merge(&mut self, other: &Moments) {
         let n = self.n + other.n;
-        if n == 0.0 {
+        if self.n == 0.0 || other.n == 0.0 {
+            if self.n == 0.0 {
+                *self = *other;
+            }
             return;
+        }
+        if other.n == 1.0 {
+            return self.add(other.mean);
         }
         let delta = other.mean - self.mean;
         self.mean += delta * other.n / n;
