@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 
-use minitron::{python, root, shared, tiny_llama, with_context, write_tiny_with_tokenizer};
+use minitron::{
+    python, root, run_python, shared, tiny_llama, with_context, write_tiny_with_tokenizer,
+};
 use minitron_core::checkpoint::Config;
 use minitron_core::conversation::{Conversation, Example, Form, Message};
 use minitron_core::evaluate::{Sampling, generate};
@@ -197,19 +198,10 @@ fn load(dir: &Path) -> Loaded {
 }
 
 /// What transformers makes of cases.
-fn theirs(python: &Path, work: &Path, cases: Value) -> Value {
+fn theirs(work: &Path, cases: Value) -> Value {
     let (path, out) = (work.join("cases.json"), work.join("out.json"));
     fs::write(&path, cases.to_string()).unwrap();
-    let mut command = Command::new(python);
-    command
-        .env("HF_HUB_OFFLINE", "1")
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("TRANSFORMERS_VERBOSITY", "error");
-    let output = command
-        .arg(root().join("tests/interop/chats.py"))
-        .args([&path, &out])
-        .output()
-        .unwrap();
+    let output = run_python(&root().join("tests/interop/chats.py"), [&path, &out]);
     assert!(
         output.status.success(),
         "{}",
@@ -220,10 +212,10 @@ fn theirs(python: &Path, work: &Path, cases: Value) -> Value {
 
 #[test]
 fn texts_tokens_and_masks_are_those_of_transformers() {
-    let Some(python) = python() else {
+    if python().is_none() {
         eprintln!("absent, not tested: the Python of `make test`");
         return;
-    };
+    }
     let work = tempfile::tempdir().unwrap();
     let conversations = conversations();
     let mut tokenizers = Vec::from([("bytes", byte_tokenizer())]);
@@ -251,7 +243,7 @@ fn texts_tokens_and_masks_are_those_of_transformers() {
         }
     }
     let cases = json!({ "now": NOW, "folders": folders, "conversations": conversations });
-    let theirs = theirs(&python, work.path(), cases);
+    let theirs = theirs(work.path(), cases);
     let theirs = theirs.as_object().unwrap();
     let (mut n_equal, mut n_refused, mut n_unmarked) = (0, 0, 0);
     let mut apart = Vec::new();
@@ -353,10 +345,10 @@ fn texts_tokens_and_masks_are_those_of_transformers() {
 
 #[test]
 fn pieces_of_templates_print_what_jinja2_prints() {
-    let Some(python) = python() else {
+    if python().is_none() {
         eprintln!("absent, not tested: the Python of `make test`");
         return;
-    };
+    }
     let pieces = fs::read_to_string(root().join("tests/chat/pieces.txt")).unwrap();
     let pieces: Vec<String> = pieces
         .lines()
@@ -378,7 +370,7 @@ fn pieces_of_templates_print_what_jinja2_prints() {
     );
     let cases = json!({ "now": NOW, "folders": [dir], "conversations": { "one": record },
         "pieces": pieces });
-    let theirs = theirs(&python, work.path(), cases);
+    let theirs = theirs(work.path(), cases);
     let conversation = conversation(&record);
     let tokens = json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>" })
         .as_object()
@@ -427,10 +419,10 @@ fn continuing(dir: PathBuf, around: Option<Value>) -> PathBuf {
 
 #[test]
 fn prompts_begin_as_those_of_transformers_do() {
-    let Some(python) = python() else {
+    if python().is_none() {
         eprintln!("absent, not tested: the Python of `make test`");
         return;
-    };
+    }
     let work = tempfile::tempdir().unwrap();
     let begin = json!([{ "SpecialToken": { "id": "BEGIN", "type_id": 0 } }, { "Sequence": {
         "id": "A", "type_id": 0 } }]);
@@ -460,7 +452,6 @@ fn prompts_begin_as_those_of_transformers_do() {
     );
     let texts = ["Once upon a time", "The king", "", "one\n day"];
     let theirs = theirs(
-        &python,
         work.path(),
         json!({ "now": NOW, "folders": folders, "texts": texts }),
     );

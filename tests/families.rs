@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use minitron::{axes, config, forward, groups, load, python, registry, root, with_context};
+use minitron::{
+    axes, config, forward, groups, load, python, registry, root, talk_to_python, with_context,
+};
 use minitron_core::checkpoint::{Config, Reader, TensorSource};
 use minitron_core::contract::LogitLoss;
 use minitron_core::error::{Error, Result};
@@ -57,51 +58,22 @@ const PAIRED: [&str; 16] = [
     "starcoder2",
 ];
 
-/// The process that answers for `transformers`: importing it takes longer than most answers.
+/// The process that answers for `transformers`.
 struct Reference {
-    _child: Child,
-    asked: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    asked: UnixStream,
+    answers: BufReader<UnixStream>,
 }
 
 impl Reference {
-    fn start(python: &Path) -> Self {
-        let mut command = Command::new(python);
-        command
-            .env("HF_HUB_OFFLINE", "1")
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("TRANSFORMERS_VERBOSITY", "error");
-        command
-            .arg(root().join("tests/interop/families.py"))
-            .arg("serve");
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (asked, answers) = (
-            child.stdin.take().unwrap(),
-            BufReader::new(child.stdout.take().unwrap()),
-        );
-        // It ends when its input does, with this process.
-        Reference {
-            _child: child,
-            asked,
-            answers,
-        }
-    }
-
-    /// The one process, where there is a Python.
-    fn shared() -> Option<MutexGuard<'static, Reference>> {
-        static SHARED: OnceLock<Option<Mutex<Reference>>> = OnceLock::new();
-        let shared =
-            SHARED.get_or_init(|| python().map(|python| Mutex::new(Reference::start(&python))));
-        let Some(shared) = shared else {
+    /// Where there is a Python.
+    fn start() -> Option<Self> {
+        if python().is_none() {
             eprintln!("absent, not tested: the Python of `make test`");
             return None;
-        };
-        Some(shared.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+        let asked = talk_to_python(&root().join("tests/interop/families.py"), &["serve"]);
+        let answers = BufReader::new(asked.try_clone().unwrap());
+        Some(Reference { asked, answers })
     }
 
     fn ask(&mut self, question: &Value) -> std::result::Result<Value, String> {
@@ -545,7 +517,7 @@ fn compare(reference: &mut Reference, variant: &Variant, all: bool) -> Option<Ro
 /// fails. Without the slow ones, only the first variant of a family gets all cuts.
 /// `MINITRON_FAMILY=qwen3` looks at that one alone, for who writes it.
 fn sweep(slow: bool) {
-    let Some(mut reference) = Reference::shared() else {
+    let Some(mut reference) = Reference::start() else {
         return;
     };
     let listed = reference.ask(&json!({ "do": "variants" })).unwrap();
@@ -631,12 +603,9 @@ fn published_sizes_have_the_parameters_of_transformers() {
     let text = std::fs::read_to_string(root().join("tests/interop/published.json")).unwrap();
     let listed: Vec<Published> = serde_json::from_str(&text).unwrap();
     assert!(listed.len() >= 22);
-    let Some(python) = python() else {
-        eprintln!("absent, not tested: the Python of `make test`");
+    let Some(mut reference) = Reference::start() else {
         return;
     };
-    // One of its own: the other is asked for minutes.
-    let mut reference = Reference::start(&python);
     let mut absent = BTreeSet::new();
     for Published {
         name,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use minitron::{minitron, python, root, shared};
+use minitron::{minitron, python, root, run_python, shared};
 use serde_json::{Value, json};
 
 /// Of accuracies and their errors absolute, of perplexities relative.
@@ -272,31 +272,16 @@ impl Measured {
 }
 
 /// What the harness measures of both models, one Python process for all.
-fn harness(
-    python: &Path,
-    models: &[PathBuf],
-    tasks: &[(&Measured, PathBuf)],
-    out: &Path,
-) -> Vec<Value> {
-    let mut command = Command::new(python);
-    command
-        .env("HF_HUB_OFFLINE", "1")
-        .env("HF_DATASETS_OFFLINE", "1")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    command.env("OMP_NUM_THREADS", ONE_THREAD);
-    command
-        .arg(root().join("tests/interop/harness.py"))
-        .arg(out)
-        .args(models);
-    for (measured, path) in tasks {
-        command.arg(format!(
-            "{}={}:{}",
-            measured.name,
-            measured.task,
-            path.display()
-        ));
-    }
-    let output = command.output().unwrap();
+fn harness(models: &[PathBuf], tasks: &[(&Measured, PathBuf)], out: &Path) -> Vec<Value> {
+    let word = |path: &Path| path.display().to_string();
+    let task = |(measured, path): &(&Measured, PathBuf)| {
+        format!("{}={}:{}", measured.name, measured.task, word(path))
+    };
+    let words = [word(out)]
+        .into_iter()
+        .chain(models.iter().map(|model| word(model)))
+        .chain(tasks.iter().map(task));
+    let output = run_python(&root().join("tests/interop/harness.py"), words);
     assert!(
         output.status.success(),
         "{}",
@@ -332,7 +317,7 @@ fn evaluators_give_the_numbers_of_the_evaluation_harness() {
         .iter()
         .map(|one| (one, one.write(work.path())))
         .collect();
-    let theirs = harness(&python, &models, &tasks, &work.path().join("out.json"));
+    let theirs = harness(&models, &tasks, &work.path().join("out.json"));
     let mut worst = 0f64;
     for (model, theirs) in models.iter().zip(&theirs) {
         let mut args = [

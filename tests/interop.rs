@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    fixture, fixtures, forward, load, max_difference, python, registry, root, shared, some_ids,
-    with_context,
+    fixture, fixtures, forward, load, max_difference, python, registry, root, run_python, shared,
+    some_ids, with_context,
 };
 use minitron_core::checkpoint::{
     Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
@@ -357,17 +357,8 @@ impl Gradient {
     }
 }
 
-fn run_script<'p>(python: &Path, name: &str, words: impl IntoIterator<Item = &'p Path>) {
-    let mut command = Command::new(python);
-    command
-        .env("HF_HUB_OFFLINE", "1")
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("TRANSFORMERS_VERBOSITY", "error");
-    let output = command
-        .arg(root().join("tests/interop").join(name))
-        .args(words)
-        .output()
-        .unwrap();
+fn run_script<'p>(name: &str, words: impl IntoIterator<Item = &'p Path>) {
+    let output = run_python(&root().join("tests/interop").join(name), words);
     assert!(
         output.status.success(),
         "{}",
@@ -563,13 +554,13 @@ impl Ended {
     }
 }
 
-/// One Python process for all: importing `transformers` takes longer than everything else.
+/// One Python process for all.
 #[test]
 fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
-    let Some(python) = python() else {
+    if python().is_none() {
         eprintln!("absent, not tested: the Python of `make test`");
         return;
-    };
+    }
     let work = tempfile::tempdir().unwrap();
     let mut comparisons = Vec::new();
     for model in models() {
@@ -604,7 +595,6 @@ fn models_and_their_pruned_students_give_the_outputs_of_transformers() {
             .flat_map(|Ended { model, ids, out }| [model, ids, out]),
     );
     run_script(
-        &python,
         "reference.py",
         [Path::new("logits")]
             .into_iter()
@@ -665,7 +655,7 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
         "eval/banking77_train.jsonl",
     ]
     .map(shared);
-    let (Some(python), [Some(model_dir), Some(items), Some(others)]) = (python(), paths) else {
+    let (Some(_), [Some(model_dir), Some(items), Some(others)]) = (python(), paths) else {
         eprintln!("absent, not tested: the Python of `make test`, or the data");
         return;
     };
@@ -674,7 +664,6 @@ fn sentence_embeddings_and_their_neighbours_are_those_of_transformers() {
     let others = thinned(&others, 25, work.path().join("reference.jsonl"));
     let out = work.path().join("out.safetensors");
     run_script(
-        &python,
         "sentences.py",
         [&model_dir, &items, &others, &out].map(PathBuf::as_path),
     );
@@ -845,7 +834,6 @@ fn padded_vocabularies_are_compared_as_pytorch_compares_the_rows_that_both_have(
         &other,
     ];
     run_script(
-        &python,
         "reference.py",
         [Path::new("logits")]
             .into_iter()

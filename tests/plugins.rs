@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    add_demo_tokenizer, binary, minitron, python, registry, root, some_ids, tiny_llama,
+    add_demo_tokenizer, binary, minitron, python, registry, root, run_python, some_ids, tiny_llama,
     with_context, with_demo_vocabulary, write_tiny,
 };
 use minitron_core::calibrate::Scores;
@@ -644,28 +644,25 @@ else:
 
 #[test]
 fn a_family_of_a_library_is_transformers_own_whole_and_pruned() {
-    let Some(python) = python() else {
+    if python().is_none() {
         std::io::Write::write_all(
             &mut std::io::stderr(),
             b"absent, not tested: transformers\n",
         )
         .ok();
         return;
-    };
+    }
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let run = |args: &[&str]| {
-        let output = Command::new(&python)
-            .args(["-c", GLM4])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = run_python(Path::new(&at("glm4.py")), args);
         assert!(
             output.status.success(),
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
     };
+    fs::write(at("glm4.py"), GLM4).unwrap();
     run(&["make", &at("whole")]);
     add_demo_tokenizer(Path::new(&at("whole"))).unwrap();
     fs::write(at("text.txt"), minitron::some_text()).unwrap();
@@ -896,19 +893,15 @@ fn every_option_of_every_stage_has_a_type_and_a_description_and_no_null() {
 
 /// The templates of examples/pytorch, saved by the PyTorch that is installed.
 fn scripts(dir: &Path) -> Option<[String; 4]> {
-    let Some(python) = python() else {
+    if python().is_none() {
         std::io::Write::write_all(&mut std::io::stderr(), b"absent, not tested: PyTorch\n").ok();
         return None;
-    };
+    }
     Some(
         ["importance", "loss", "state_loss", "reconstruction"].map(|name| {
             let script = root().join(format!("examples/pytorch/{name}.py"));
             let path = dir.join(format!("{name}.pt"));
-            let output = Command::new(&python)
-                .arg(script)
-                .arg(&path)
-                .output()
-                .unwrap();
+            let output = run_python(&script, [&path]);
             assert!(
                 output.status.success(),
                 "{}",

@@ -1,6 +1,7 @@
 //! What tests and benches share: where things are, tiny models, running the command line and the
 //! reference.
 
+mod python;
 mod workspace;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub use minitron_plugins::laws::random_weights;
 use serde_json::Value;
 use tch::Tensor;
 
+pub use python::{python, run_python, talk_to_python};
 pub use workspace::Workspace;
 
 /// The repository.
@@ -257,12 +259,6 @@ pub fn minitron(args: &[&str]) -> std::io::Result<Output> {
         .args(args)
         .current_dir(root())
         .output()
-}
-
-/// The Python of the interop tests, where it was set up (`make test` does).
-pub fn python() -> Option<PathBuf> {
-    let python = root().join(".deps/venv/bin/python");
-    python.exists().then_some(python)
 }
 
 /// The built-in plugins on the CPU in f32, as the command line sets them up; MODELs are folders.
