@@ -77,8 +77,8 @@ impl<'a> Ranks<'a> {
     /// All ranks' numbers, in the order of the ranks; each has as many as it has.
     ///
     /// # Errors
-    /// As [`Ranks::sum`].
-    pub fn gather(self, own: &[f64]) -> Result<Vec<Vec<f64>>> {
+    /// As [`Ranks::add_up`].
+    pub fn gather_numbers(self, own: &[f64]) -> Result<Vec<Vec<f64>>> {
         if !self.has_others() {
             return Ok(vec![own.to_vec()]);
         }
@@ -324,7 +324,7 @@ mod tests {
         let mut numbers = [1.0, 2.0];
         ranks.add_up(&mut numbers).unwrap();
         assert_eq!(numbers, [1.0, 2.0]);
-        assert_eq!(ranks.gather(&[1.0]).unwrap(), [[1.0]]);
+        assert_eq!(ranks.gather_numbers(&[1.0]).unwrap(), [[1.0]]);
         assert_eq!(ranks.share(3).collect::<Vec<_>>(), [0, 1, 2]);
         ranks.same("job", &json!({ "a": 1 })).unwrap();
         let refused = ranks.first(|| Err(Error::Data("x".into()))).unwrap_err();

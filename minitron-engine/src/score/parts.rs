@@ -84,7 +84,7 @@ impl ScorerSet {
 
     /// Adds all ranks' parts, in the order of the ranks.
     pub(super) fn add_of_all(&mut self, ranks: Ranks, own: &[f64]) -> Result<()> {
-        for numbers in ranks.gather(own)? {
+        for numbers in ranks.gather_numbers(own)? {
             self.add(&decoded(&numbers)?)?;
         }
         Ok(())

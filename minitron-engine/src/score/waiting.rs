@@ -159,7 +159,7 @@ fn wait_for_all(ranks: Ranks) -> Result<()> {
 fn catch_up(ranks: Ranks, done: Reached, n_layers: usize) -> Result<()> {
     // Each way waits before the first layer, after each, and at its end.
     let steps = done.forward * (n_layers + 2) + done.layer.map_or(0, |layer| layer + 1);
-    let all = ranks.gather(&[steps as f64])?;
+    let all = ranks.gather_numbers(&[steps as f64])?;
     let least = all.into_iter().flatten().fold(f64::INFINITY, f64::min);
     (least as usize..steps).try_for_each(|_| wait_for_all(ranks))
 }

@@ -105,7 +105,7 @@ impl ScorerSet {
             })?;
             own.push(*value);
         }
-        let all = ranks.gather(&own)?;
+        let all = ranks.gather_numbers(&own)?;
         let mut seen = Vec::with_capacity(wanted.len());
         for (idx, (.., slot, layers)) in wanted.into_iter().enumerate() {
             let of_rank = all.get(idx % ranks.size());
