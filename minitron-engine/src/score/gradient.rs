@@ -84,11 +84,11 @@ fn summed(parameters: &[Parameter], ranks: Ranks) -> Result<Vec<Tensor>> {
         sums.push(own.f_to_kind(Kind::Float)?.f_contiguous()?);
     }
     ranks.sum_tensors(&sums)?;
-    let kinds = gradients.iter().map(Tensor::kind);
-    let summed = sums.iter().zip(kinds);
-    Ok(summed
-        .map(|(sum, kind)| sum.f_to_kind(kind))
-        .collect::<std::result::Result<_, _>>()?)
+    let mut summed = Vec::with_capacity(sums.len());
+    for (sum, gradient) in sums.iter().zip(&gradients) {
+        summed.push(sum.f_to_kind(gradient.f_kind()?)?);
+    }
+    Ok(summed)
 }
 
 /// What is predicted in the windows of a batch.

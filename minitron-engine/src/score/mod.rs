@@ -2,6 +2,7 @@
 //! some layers come from one forward pass, in memory or streamed layer after layer; weights come
 //! from the file a piece at a time.
 
+mod adding;
 mod forward;
 mod gradient;
 mod parts;

@@ -1,7 +1,7 @@
 //! From metrics and text to scores of any tensor source, in memory or streamed, within a memory
 //! budget.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::gradient::mean_gradient;
 use super::{ActivationStore, Metric, ScorerSet, Streamed};
@@ -207,11 +207,7 @@ impl ScoreInputs<'_> {
             "one layer is held at a time already",
         )?);
         let ranks = self.ranks;
-        let place = match ranks.has_others() {
-            true => dir.join(format!("rank-{}-of-{}", ranks.rank(), ranks.size())),
-            false => dir.to_path_buf(),
-        };
-        let activations = ActivationStore::open(&place, digest.to_owned())?;
+        let activations = ActivationStore::open(&own_place(dir, ranks), digest.to_owned())?;
         if let Some(layer_idx) = activations.reached() {
             self.progress.note(&format!(
                 "an interrupted scoring goes on at layer {layer_idx}"
@@ -344,5 +340,13 @@ impl ScoreInputs<'_> {
             .filter_map(|param| self.source.info(&param.name())?.n_bytes())
             .max()
             .unwrap_or(0)
+    }
+}
+
+/// Where a rank's activations wait.
+fn own_place(dir: &Path, ranks: Ranks) -> PathBuf {
+    match ranks.has_others() {
+        true => dir.join(format!("rank-{}-of-{}", ranks.rank(), ranks.size())),
+        false => dir.to_path_buf(),
     }
 }
