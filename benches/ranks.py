@@ -2,10 +2,14 @@
 
     .deps/venv/bin/python benches/ranks.py peers --peers ../shared/peers --rounds 3
     .deps/venv/bin/python benches/ranks.py kills --model FOLDER --text FILE --kills 100
+    sudo .deps/venv/bin/python benches/ranks.py networks --model FOLDER --text FILE
 
 `peers` distils 130M into 60M parameters with 2 ranks on Gloo over the loopback, alternating with PyTorch's DistributedDataParallel,
 ZeroRedundancyOptimizer and FSDP2 (benches/peer_ranks.py): seconds of a step, the first one left out; peak memory of the larger rank;
 bytes over the loopback in a step, from runs of different length.
+
+`networks` puts two ranks into network namespaces of their own that a link joins, takes the link away under a distillation, and gives it
+back: both end with an error in time, and the run goes on to the bytes of one whose link stayed.
 
 `kills` runs a distillation under torchrun and kills a random rank at a random moment, again and again: the weights must be those, byte
 for byte, of a run that nobody disturbed.
@@ -187,9 +191,59 @@ def kills(a):
     print(json.dumps({"ranks": a.ranks, "kills": n_killed, "same_bytes": n_same, "undisturbed_s": round(took, 1)}))
 
 
+def in_networks(a, out, seconds):
+    """Two ranks in two namespaces; after so long the link is taken away. Their codes, last words, and how long they lasted then."""
+    words = [a.minitron, "distill", "--teacher", a.model, "--student", a.model, "--data", a.text, "--tokens", a.windows_tokens * 4]
+    words += ["--seq-len", "64", "--batch-size", "4", "--lr", "1e-3", "--checkpoint-every", "5", "--out", out, "--resume", "--quiet"]
+    words += ["--comm-timeout", "10"]
+    ranks = []
+    for rank in range(2):
+        env = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29555"}
+        env |= {"GLOO_SOCKET_IFNAME": f"mtron{rank}", "OMP_NUM_THREADS": "1"}
+        command = ["ip", "netns", "exec", f"mtron{rank}", *map(str, words)]
+        ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    begin = time.time()
+    if seconds is not None:
+        metrics = out / "metrics.jsonl"
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < seconds:
+            time.sleep(0.02)
+        subprocess.run(["ip", "netns", "exec", "mtron0", "ip", "link", "set", "mtron0", "down"], check=True)
+        begin = time.time()
+    said = [rank.communicate()[1].strip().splitlines()[-1:] for rank in ranks]
+    return [rank.returncode for rank in ranks], said, time.time() - begin
+
+
+def networks(a):
+    a.work = a.work.resolve()
+    a.work.mkdir(parents=True, exist_ok=True)
+    run = lambda words: subprocess.run(words.split(), check=True)
+    for rank in range(2):
+        subprocess.run(["ip", "netns", "del", f"mtron{rank}"], stderr=subprocess.DEVNULL)
+        run(f"ip netns add mtron{rank}")
+    try:
+        run("ip link add mtron0 netns mtron0 type veth peer name mtron1 netns mtron1")
+        for rank in range(2):
+            run(f"ip -n mtron{rank} addr add 10.77.0.{rank + 1}/24 dev mtron{rank}")
+            run(f"ip -n mtron{rank} link set mtron{rank} up")
+            run(f"ip -n mtron{rank} link set lo up")
+        calm, cut = a.work / "joined", a.work / "cut"
+        subprocess.run(["rm", "-rf", calm, cut], check=True)
+        codes, said, _ = in_networks(a, calm, None)
+        assert codes == [0, 0], said
+        codes, said, lasted = in_networks(a, cut, 8)
+        assert codes == [1, 1], (codes, said)
+        run("ip -n mtron0 link set mtron0 up")
+        again, _, _ = in_networks(a, cut, None)
+        same = (calm / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+        print(json.dumps({"codes": codes, "said": said, "ended_after_s": round(lasted, 1), "resumed": again, "same_bytes": same}, indent=1))
+    finally:
+        for rank in range(2):
+            subprocess.run(["ip", "netns", "del", f"mtron{rank}"])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["peers", "kills"])
+    parser.add_argument("what", choices=["peers", "kills", "networks"])
     parser.add_argument("--peers", type=Path, help="folder with make.py")
     parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
     parser.add_argument("--work", type=Path, default=ROOT / "out/ranks", help="models and scratch files")
@@ -203,7 +257,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60.0, help="most time that kills take")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    peers(a) if a.what == "peers" else kills(a)
+    {"peers": peers, "kills": kills, "networks": networks}[a.what](a)
 
 
 main()

@@ -1,11 +1,9 @@
 //! Which ranks show signs of life: what a broken collective says of a rank is its address.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
-
-use std::sync::Arc;
 
 use crate::error::{CommError, Result};
 use crate::store::Store;
@@ -15,24 +13,33 @@ const BEAT: Duration = Duration::from_millis(500);
 /// Who gives no sign for so long is lost.
 const SILENCE: Duration = Duration::from_millis(2500);
 
+/// How long the store is asked, which itself may be out of reach and silent.
+const PATIENCE: Duration = Duration::from_secs(6);
+
 /// Tells others that this rank lives, and knows how to ask who else does.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    rank: usize,
-    n_ranks: usize,
+    asking: Arc<Asking>,
     /// Whether rank 0 serves the store.
     is_served_by_first: bool,
-    store: Mutex<Store>,
     is_ended: Arc<AtomicBool>,
     beating: Option<JoinHandle<()>>,
+}
+
+/// Who asks, over a client of its own.
+#[derive(Debug)]
+struct Asking {
+    rank: usize,
+    n_ranks: usize,
+    store: Mutex<Store>,
 }
 
 impl Drop for Peers {
     fn drop(&mut self) {
         self.is_ended.store(true, Ordering::Relaxed);
+        // Not waited for: it may wait for a store that is out of reach.
         if let Some(beating) = self.beating.take() {
             beating.thread().unpark();
-            let _ = beating.join();
         }
     }
 }
@@ -53,11 +60,14 @@ impl Peers {
                     std::thread::park_timeout(BEAT);
                 }
             });
-        Peers {
+        let asking = Asking {
             rank,
             n_ranks,
-            is_served_by_first,
             store: Mutex::new(asks),
+        };
+        Peers {
+            asking: Arc::new(asking),
+            is_served_by_first,
             is_ended,
             beating: beating.ok(),
         }
@@ -68,7 +78,7 @@ impl Peers {
         if !matches!(error, CommError::Timeout(_) | CommError::PeerLost(_)) {
             return error;
         }
-        match self.named_lost() {
+        match self.in_time(Asking::named_lost) {
             Ok(ranks) if ranks.is_empty() => error.with("every rank shows signs of life"),
             Ok(ranks) => error.with(&format!("no sign of life from rank {ranks}")),
             Err(_) if self.is_served_by_first => {
@@ -78,6 +88,25 @@ impl Peers {
         }
     }
 
+    /// Ranks that give no sign of life; looks for as long as a living one may be silent.
+    ///
+    /// # Errors
+    /// `Timeout` where the store does not answer.
+    pub fn lost(&self) -> Result<Vec<usize>> {
+        self.in_time(Asking::lost)
+    }
+
+    /// What the store says, if it does so in time.
+    fn in_time<T: Send + 'static>(&self, ask: fn(&Asking) -> Result<T>) -> Result<T> {
+        let (sender, receiver) = mpsc::channel();
+        let asking = Arc::clone(&self.asking);
+        std::thread::spawn(move || sender.send(ask(&asking)));
+        let said = receiver.recv_timeout(PATIENCE);
+        said.unwrap_or_else(|_| Err(CommError::Timeout("the store does not answer".to_owned())))
+    }
+}
+
+impl Asking {
     /// The silent ones by name. Who finds them first says so: it will be silent itself soon.
     fn named_lost(&self) -> Result<String> {
         const FOUND: &str = "lost";
@@ -97,8 +126,7 @@ impl Peers {
         Ok(names)
     }
 
-    /// Ranks that give no sign of life; looks for as long as a living one may be silent.
-    pub fn lost(&self) -> Result<Vec<usize>> {
+    fn lost(&self) -> Result<Vec<usize>> {
         let Ok(store) = self.store.lock() else {
             return Ok(Vec::new());
         };
