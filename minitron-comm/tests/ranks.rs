@@ -246,7 +246,7 @@ fn a_rank_that_is_stuck_ends_the_wait_of_the_others() {
         let rank = world.rank;
         let error = sum_until(&world, Duration::from_secs(3), |_| {
             if rank == 1 {
-                std::thread::sleep(Duration::from_secs(10));
+                std::thread::sleep(Duration::from_secs(7));
             }
         });
         if rank == 0 {
