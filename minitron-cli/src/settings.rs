@@ -54,6 +54,7 @@ pub fn with_context<T>(
     };
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
+    let device = device(&common.device, &world)?;
     let comm = communicator(common, &world)?;
     let ranks = Ranks::of(comm.as_ref());
     if ranks.has_others() {
@@ -62,7 +63,7 @@ pub fn with_context<T>(
     let context = Context {
         registry: &registry,
         defaults: &minitron_plugins::BuiltIn,
-        device: device(&common.device, world.local_rank)?,
+        device,
         kind: common.dtype.kind(),
         seed: common
             .seed
@@ -170,8 +171,18 @@ fn catch_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// A rank's own of several devices, where none is named.
-fn device(word: &str, local_rank: usize) -> Result<Device> {
+/// Ranks meet over Gloo, which knows tensors on the CPU alone.
+fn device(word: &str, world: &World) -> Result<Device> {
+    match word {
+        "auto" | "cpu" if world.has_others() => Ok(Device::Cpu),
+        _ if world.has_others() => Err(Error::Recipe(format!(
+            "--device {word}: several processes compute on CPUs alone; leave it out, or start one"
+        ))),
+        _ => device_of_one(word),
+    }
+}
+
+fn device_of_one(word: &str) -> Result<Device> {
     let n_cuda = if Cuda::is_available() {
         Cuda::device_count()
     } else {
@@ -180,7 +191,7 @@ fn device(word: &str, local_rank: usize) -> Result<Device> {
     let index = match word {
         "cpu" => return Ok(Device::Cpu),
         "auto" if n_cuda == 0 => return Ok(Device::Cpu),
-        "auto" | "cuda" => local_rank as i64,
+        "auto" | "cuda" => 0,
         other => match other
             .strip_prefix("cuda:")
             .and_then(|index| index.parse::<i64>().ok())

@@ -316,4 +316,9 @@ fn a_command_of_one_process_refuses_to_be_several() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("`inspect` is done by one process"), "{said}");
+    let words = format!("{DISTILL} --tokens 1k --out out --device cuda");
+    let output = run(&workspace, 2, &words);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("on CPUs alone"), "{said}");
 }
