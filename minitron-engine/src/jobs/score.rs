@@ -100,7 +100,10 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let windows = reading.windows(&options.data, &tokenizer, context.registry)?;
     context.warn_of_date(&tokenizer);
     windows.check_fits(&folder.spec.options)?;
-    let identity = identity(context, options, (&folder, &own), &windows)?;
+    let identity = match options.stream || context.ranks.has_others() {
+        true => identity(context, options, (&folder, &own), &windows)?,
+        false => Value::Null,
+    };
     context.ranks.same("scoring", &identity)?;
     let (source, pruned) = (
         &folder.checkpoint.tensors,
