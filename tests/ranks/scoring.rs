@@ -197,7 +197,7 @@ fn a_rank_with_other_data_is_refused_by_name() {
 /// Waits for a file, at most so long.
 fn appears(path: &Path) -> bool {
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(30) {
+    while begin.elapsed() < Duration::from_secs(200) {
         if path.exists() {
             return true;
         }
