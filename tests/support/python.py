@@ -45,6 +45,8 @@ def status_of(script):
 
 def become(asked, stdin, stdout, stderr):
     """Ends as the script does, with these as its input and outputs."""
+    # A fork replaces torch's pool at the next call, which two threads at once would trip over.
+    torch.set_num_threads(1)
     for number, file in enumerate([stdin, stdout, stderr]):
         os.dup2(file.fileno(), number)
     sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))
