@@ -11,7 +11,7 @@ demo: build  ## train, halve, distil and compare a small model: under five minut
 # Waiting threads of libgomp spin; beside other processes that costs most of the processor. Numbers do not change.
 test test-slow: export GOMP_SPINCOUNT ?= 1000
 # Tests run side by side, one on each core: further threads of one would wait for those of another.
-test test-slow: export OMP_NUM_THREADS ?= 1
+test: export OMP_NUM_THREADS ?= 1
 
 test: build python  ## every test
 	$(CARGO) test --locked --release --workspace
