@@ -137,15 +137,15 @@ def peers(a):
     print(json.dumps({"ranks": a.ranks, "batch": BATCH, "seq_len": SEQ, "cores": os.cpu_count(), "table": table}, indent=1))
 
 
-def ranks_below(pid):
-    """The ranks that a launcher has started: its descendants that are minitron."""
+def ranks_below(pid, program):
+    """The ranks that a launcher has started: its descendants that run the program."""
     found = []
     for child in children_of(pid):
         try:
-            name = Path(f"/proc/{child}/comm").read_text().strip()
+            runs = Path(f"/proc/{child}/exe").resolve()
         except OSError:
             continue
-        found += [child] if name == "minitron" else ranks_below(child)
+        found += [child] if runs == program.resolve() else ranks_below(child, program)
     return found
 
 
@@ -160,7 +160,7 @@ def distilled(a, out, seconds):
     killed = False
     if seconds is not None:
         time.sleep(seconds)
-        alive = ranks_below(process.pid)
+        alive = ranks_below(process.pid, a.minitron)
         if alive:
             os.kill(random.choice(alive), signal.SIGKILL)
             killed = True
