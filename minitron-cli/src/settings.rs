@@ -56,7 +56,7 @@ pub fn with_context<T>(
     catch_signals(&interrupt)?;
     let device = device(&common.device, &world)?;
     let comm = communicator(common, &world)?;
-    let ranks = Ranks::of(comm.as_ref());
+    let ranks = Ranks::of(comm);
     if ranks.has_others() {
         ranks.same("program", &about_program()?)?;
     }
@@ -80,17 +80,17 @@ pub fn with_context<T>(
     Ok(done)
 }
 
-/// The others, where there are some.
-fn communicator(common: &Common, world: &World) -> Result<Box<dyn Communicator>> {
+/// The others, where there are some; met once, for as long as the process lives.
+fn communicator(common: &Common, world: &World) -> Result<&'static dyn Communicator> {
     if !world.has_others() {
-        return Ok(Box::new(Solo));
+        return Ok(&Solo);
     }
     let options = C10dOptions {
         timeout: Duration::from_secs(common.comm_timeout.max(1)),
         is_checked: common.check_collectives,
     };
     let comm = C10d::join(world, options).map_err(of_comm)?;
-    Ok(Box::new(comm))
+    Ok(Box::leak(Box::new(comm)))
 }
 
 /// Ranks of one machine share its cores, where nobody says otherwise.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minitron_comm::{CommError, Communicator, ReduceOp, Solo, Store};
+use minitron_comm::{CommError, Communicator, ReduceOp, Solo, Store, Work};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -10,23 +10,21 @@ use crate::difference::differing_keys;
 use minitron_core::error::{Error, Present, Result};
 
 /// What a job knows of the processes that are at it together. All of them call the same functions
-/// in the same order.
+/// in the same order. A process has one communicator, as long as it lives.
 #[derive(Debug, Clone, Copy)]
-pub struct Ranks<'a>(&'a dyn Communicator);
+pub struct Ranks(&'static dyn Communicator);
 
 /// Bytes of gradients that travel at once.
-const BUCKET_BYTES: usize = 25 << 20;
+pub(crate) const BUCKET_BYTES: usize = 25 << 20;
 
-impl Ranks<'static> {
+impl Ranks {
     /// One process.
     pub fn alone() -> Self {
         Ranks(&Solo)
     }
-}
 
-impl<'a> Ranks<'a> {
     /// Those of a communicator.
-    pub fn of(comm: &'a dyn Communicator) -> Self {
+    pub fn of(comm: &'static dyn Communicator) -> Self {
         Ranks(comm)
     }
 
@@ -126,11 +124,20 @@ impl<'a> Ranks<'a> {
         }
         let mut under_way = Vec::new();
         for bucket in buckets(tensors) {
-            under_way.push(self.0.all_reduce(&bucket, ReduceOp::Sum).map_err(of_comm)?);
+            under_way.push(self.start_sum(&bucket)?);
         }
         under_way
             .into_iter()
             .try_for_each(|work| work.wait().map_err(of_comm))
+    }
+
+    /// Begins to replace tensors of one type by their sums over all ranks; nobody touches them until
+    /// the work is waited for.
+    ///
+    /// # Errors
+    /// As [`Ranks::add_up`].
+    pub fn start_sum(self, tensors: &[&Tensor]) -> Result<Work> {
+        self.0.all_reduce(tensors, ReduceOp::Sum).map_err(of_comm)
     }
 
     /// Puts all ranks' `from` into `into`, one after the other.
@@ -146,7 +153,7 @@ impl<'a> Ranks<'a> {
     ///
     /// # Errors
     /// `Internal` of one process, which shares nothing.
-    pub fn shared(self) -> Result<Shared<'a>> {
+    pub fn shared(self) -> Result<Shared> {
         let comm = self.0;
         let store = comm.store().present("a store of several ranks")?;
         Ok(Shared { comm, store })
@@ -199,8 +206,14 @@ impl<'a> Ranks<'a> {
         if !self.any(first != *value)? {
             return Ok(());
         }
+        let mut others = Vec::with_capacity(self.size());
         for rank in 1..self.size() {
-            let other = read(rank)?;
+            others.push(read(rank)?);
+        }
+        // Whoever serves the store ends with this error: not before all have read.
+        self.any(false)?;
+        for (idx, other) in others.into_iter().enumerate() {
+            let rank = idx + 1;
             let keys = differing_keys(&first, &other).join(", ");
             if other != first {
                 return Err(Error::Ranks(format!(
@@ -215,12 +228,12 @@ impl<'a> Ranks<'a> {
 
 /// Keys and queues of short texts that ranks share.
 #[derive(Debug, Clone, Copy)]
-pub struct Shared<'a> {
-    comm: &'a dyn Communicator,
-    store: &'a Store,
+pub struct Shared {
+    comm: &'static dyn Communicator,
+    store: &'static Store,
 }
 
-impl Shared<'_> {
+impl Shared {
     /// Sets a key.
     ///
     /// # Errors

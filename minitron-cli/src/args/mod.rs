@@ -113,7 +113,7 @@ pub enum Command {
     Report(Report),
     /// How far a running job has come
     Watch(Watch),
-    /// A command as several processes on this machine: train, distill or score
+    /// A command as several processes on this machine: train, distill, score or search
     Launch(Launch),
 }
 
@@ -146,6 +146,11 @@ impl Command {
             self,
             Command::Score(_) | Command::Train(_) | Command::Distill(_) | Command::Search(_)
         )
+    }
+
+    /// Whether the others do what a lost process had to.
+    pub fn tolerates_losses(&self) -> bool {
+        matches!(self, Command::Search(_))
     }
 }
 

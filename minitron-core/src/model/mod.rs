@@ -9,6 +9,7 @@ mod cache;
 mod frame;
 mod fresh;
 mod head;
+mod held;
 mod run;
 mod weights;
 
@@ -21,6 +22,7 @@ pub use cache::Cache;
 pub use frame::Frame;
 pub use fresh::fresh_weights;
 pub use head::LmHead;
+pub use held::{Held, LayerWeights};
 pub use run::{BatchStore, InMemory, LayerStore, Walk, hidden_of, run_layers};
 
 pub use crate::spec::{Port, Ports, Site};
@@ -49,6 +51,7 @@ pub struct Transformer {
     /// The layers.
     pub blocks: Vec<Rc<Block>>,
     parameters: Vec<Parameter>,
+    layer_weights: Option<Rc<dyn LayerWeights>>,
 }
 
 /// How a model is loaded.
@@ -75,21 +78,50 @@ impl Default for LoadOptions {
 impl Transformer {
     /// Reads every weight of a source that [`ModelSpec::check`] has accepted.
     pub fn load(source: &dyn TensorSource, spec: &ModelSpec, options: LoadOptions) -> Result<Self> {
+        Self::load_by_layer(source, spec, options, |_, _| Ok(()))
+    }
+
+    /// The same; each layer's weights are shown as soon as they are read, before those of the next.
+    pub fn load_by_layer(
+        source: &dyn TensorSource,
+        spec: &ModelSpec,
+        options: LoadOptions,
+        mut shown: impl FnMut(usize, &[Parameter]) -> Result<()>,
+    ) -> Result<Self> {
         spec.check_computable()?;
         let mut weights = Weights::new(source, spec, options);
         let token_table_ve = weights
             .part(At::Model)
             .tensor(Role::TOKEN_EMBEDDING, ParamKind::Weight)?;
-        let blocks = (0..spec.n_layers())
-            .map(|layer_idx| Block::load(&mut weights, layer_idx).map(Rc::new))
-            .collect::<Result<Vec<_>>>()?;
+        let mut blocks = Vec::with_capacity(spec.n_layers());
+        for layer_idx in 0..spec.n_layers() {
+            let before = weights.parameters().len();
+            blocks.push(Rc::new(Block::load(&mut weights, layer_idx)?));
+            shown(layer_idx, weights.parameters().split_at(before).1)?;
+        }
         Ok(Transformer {
             spec: spec.clone(),
             device: options.device,
             frame: Rc::new(Frame::load(&mut weights, token_table_ve)?),
             blocks,
             parameters: weights.finish()?,
+            layer_weights: None,
         })
+    }
+
+    /// Has the layers' weights brought from there whenever they run.
+    pub fn keep_layers_at(&mut self, weights: Rc<dyn LayerWeights>) {
+        self.layer_weights = Some(weights);
+    }
+
+    /// A layer's weights, for as long as what is returned lives; `next` is the layer that will be
+    /// asked for after it. Needed beside [`Transformer::layer`] where a gradient goes back through
+    /// it.
+    ///
+    /// # Errors
+    /// As bringing them does.
+    pub fn hold(&self, layer_idx: usize, next: Option<usize>) -> Result<Held<'_>> {
+        Held::bring(self.layer_weights.as_deref(), layer_idx, next)
     }
 
     /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are
@@ -161,6 +193,7 @@ impl Transformer {
                 .map(|(_, block)| Rc::clone(block))
                 .collect(),
             parameters: Vec::new(),
+            layer_weights: None,
         }
     }
 

@@ -1,7 +1,5 @@
 //! The one way through a model's layers, whether they are loaded or read one at a time.
 
-use std::rc::Rc;
-
 use tch::{Device, Tensor};
 use tracing::debug_span;
 
@@ -130,7 +128,7 @@ pub fn run_layers<W: Walk>(
 ) -> Result<()> {
     let n_layers = store.n_layers();
     let (source, spec, options) = match *store {
-        LayerStore::Loaded(model) => return run_loaded(&model.blocks, n_batches, walk),
+        LayerStore::Loaded(model) => return run_loaded(model, n_batches, walk),
         LayerStore::Stored {
             source,
             spec,
@@ -166,10 +164,11 @@ pub fn run_layers<W: Walk>(
 }
 
 /// Where nothing has to wait.
-fn run_loaded<W: Walk>(blocks: &[Rc<Block>], n_batches: usize, walk: &mut W) -> Result<()> {
+fn run_loaded<W: Walk>(model: &Transformer, n_batches: usize, walk: &mut W) -> Result<()> {
     for batch in 0..n_batches {
         let mut state = walk.enter(batch)?;
-        for (layer_idx, block) in blocks.iter().enumerate() {
+        for (layer_idx, block) in model.blocks.iter().enumerate() {
+            let _held = model.hold(layer_idx, Some(layer_idx + 1))?;
             walk.layer(batch, layer_idx, block, &mut state)?;
         }
         walk.leave(batch, state)?;

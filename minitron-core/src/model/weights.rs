@@ -17,6 +17,8 @@ pub struct Parameter {
     pub tensor: Tensor,
     /// Whether weight decay applies.
     pub decays: bool,
+    /// The layer that it belongs to.
+    pub layer: Option<usize>,
     transposed: bool,
     stored_kind: Kind,
 }
@@ -34,6 +36,7 @@ impl Parameter {
             name,
             tensor,
             decays: true,
+            layer: None,
             transposed: false,
             stored_kind,
         })
@@ -115,10 +118,16 @@ impl<'a> Weights<'a> {
             name,
             tensor: tensor.shallow_clone(),
             decays: param.decays(),
+            layer: param.layer(),
             transposed: param.transposed,
             stored_kind,
         });
         Ok(tensor)
+    }
+
+    /// Those read so far.
+    pub(super) fn parameters(&self) -> &[Parameter] {
+        &self.parameters
     }
 
     /// The weights of one part of the model.

@@ -72,7 +72,7 @@ pub struct Context<'a> {
     /// Whether outputs may be replaced.
     pub force: bool,
     /// Who else is at the job.
-    pub ranks: Ranks<'a>,
+    pub ranks: Ranks,
     /// Where to report.
     pub progress: &'a dyn Progress,
     /// How a training is asked to end early.

@@ -32,7 +32,7 @@ pub(super) enum Adding {
 pub(super) struct Pass<'a> {
     pub forward: &'a ForwardPlan,
     pub input: &'a Calibration<'a>,
-    pub ranks: Ranks<'a>,
+    pub ranks: Ranks,
     pub adding: Adding,
 }
 

@@ -45,7 +45,7 @@ pub struct ScoreInputs<'a> {
     /// that the scores follow from: an interrupted scoring of the same goes on from there.
     pub activations: Option<(&'a Path, &'a str)>,
     /// The processes that share the windows out among them; all are given the same.
-    pub ranks: Ranks<'a>,
+    pub ranks: Ranks,
     /// Where to report.
     pub progress: &'a dyn Progress,
 }

@@ -18,7 +18,7 @@ struct Waiting<'a> {
     forward: &'a ForwardPlan,
     done: Reached,
     shapes: Vec<[i64; 3]>,
-    ranks: Ranks<'a>,
+    ranks: Ranks,
 }
 
 impl BatchStore<Calibrating<'_>> for Waiting<'_> {

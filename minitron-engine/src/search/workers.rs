@@ -55,14 +55,14 @@ struct GivenOut {
 
 /// The ranks at a search.
 #[derive(Debug)]
-pub(super) struct Workers<'a> {
-    ranks: Ranks<'a>,
+pub(super) struct Workers {
+    ranks: Ranks,
     /// Groups that were given out in this process.
     n_given: u64,
 }
 
-impl<'a> Workers<'a> {
-    pub fn new(ranks: Ranks<'a>) -> Self {
+impl Workers {
+    pub fn new(ranks: Ranks) -> Self {
         Workers { ranks, n_given: 0 }
     }
 

@@ -78,15 +78,15 @@ impl Batches {
         of_each.sum()
     }
 
-    /// Shows every batch in turn.
-    pub fn each(&self, mut look: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
-        for pending in &self.batches {
+    /// Shows every batch in turn, with its place.
+    pub fn each(&self, mut look: impl FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+        for (idx, pending) in self.batches.iter().enumerate() {
             match pending {
-                Pending::Built(batch) => look(batch)?,
+                Pending::Built(batch) => look(idx, batch)?,
                 Pending::Samples(samples) => {
                     let batch = tracing::debug_span!("data")
                         .in_scope(|| self.build(samples, self.device))?;
-                    look(&batch)?;
+                    look(idx, &batch)?;
                 }
             }
         }

@@ -12,6 +12,7 @@ use super::held_out::{Best, HeldOutLoss};
 use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
+use super::reduction::Reduction;
 use super::resume::{self, State};
 use super::settings::TrainSettings;
 use super::shard::Shard;
@@ -106,6 +107,8 @@ pub(super) struct TrainState<'a> {
     clock: Clock,
     recent: Vec<Weighed>,
     step: Step,
+    /// The step's gradients on their way, where there are other ranks.
+    reduction: Option<Reduction>,
 }
 
 impl<'a> TrainState<'a> {
@@ -155,12 +158,15 @@ impl<'a> TrainState<'a> {
             clock,
             recent,
             step,
+            reduction: None,
         })
     }
 
     /// Begins a step of all these predictions and tokens.
-    pub fn begin(&mut self, counts: Counts) {
+    pub fn begin(&mut self, counts: Counts, ranks: Ranks) {
         self.step = Step::begin(self.learner.objective, counts);
+        let has_others = ranks.has_others();
+        self.reduction = has_others.then(|| Reduction::begin(&self.optimizer, ranks));
     }
 
     /// Says what the losses on states of the step are multiplied by.
@@ -168,10 +174,11 @@ impl<'a> TrainState<'a> {
         self.step.factors = Some(factors);
     }
 
-    /// Adds the gradient of one of the step's batches.
+    /// Adds the gradient of one of the step's batches; after the last one's layers, theirs go to
+    /// the other ranks.
     pub fn accumulate(
         &mut self,
-        batch: &Batch,
+        (batch, is_last): (&Batch, bool),
         output: Option<&(dyn TeacherOutput + '_)>,
         correction: Option<&Correction>,
     ) -> Result<()> {
@@ -179,8 +186,18 @@ impl<'a> TrainState<'a> {
             student, objective, ..
         } = self.learner;
         let _span = tracing::debug_span!("student").entered();
-        let (whole, factors) = (self.step.counts, self.step.factors.as_deref());
-        let means = objective.backward_from(student, output, batch, whole, factors)?;
+        let whole = self.step.counts;
+        let of_step = (whole, self.step.factors.as_deref());
+        let mut reduction = self.reduction.as_mut().filter(|_| is_last);
+        let optimizer = &self.optimizer;
+        let mut after_layer = |layer_idx| match &mut reduction {
+            Some(reduction) => reduction.after_layer(optimizer, layer_idx),
+            None => Ok(()),
+        };
+        let means = objective.backward_from(student, output, batch, of_step, &mut after_layer)?;
+        if let Some(reduction) = reduction {
+            reduction.after_student(optimizer)?;
+        }
         if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
             let (loss, _) = self.step.teacher.unwrap_or_default();
             self.step.teacher = Some((loss + correction.backward(batch, whole)?, 0.0));
@@ -189,18 +206,26 @@ impl<'a> TrainState<'a> {
         Ok(())
     }
 
+    /// Sends what is left of the step's gradients to the other ranks.
+    pub fn send(&mut self) -> Result<()> {
+        match &mut self.reduction {
+            Some(reduction) => reduction.after_all(&self.optimizer),
+            None => Ok(()),
+        }
+    }
+
     /// Sums gradients and losses of the step over all ranks, each of which had its own windows.
     pub fn reduce(&mut self, ranks: Ranks, has_correction: bool) -> Result<()> {
-        if !ranks.has_others() {
+        let Some(reduction) = self.reduction.take() else {
             return Ok(());
-        }
+        };
         if has_correction && self.step.counts.predictions > 0 {
             self.step.teacher.get_or_insert_default();
         }
         let mut numbers = self.step.numbers();
         ranks.add_up(&mut numbers)?;
         self.step.set_numbers(&numbers);
-        self.optimizer.reduce(ranks)
+        reduction.finish(&self.optimizer)
     }
 
     /// Ends the step that the batches since the last one make, and counts it.

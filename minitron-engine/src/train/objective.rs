@@ -7,7 +7,7 @@ use tch::Tensor;
 use tracing::debug_span;
 
 use super::counts::{Counts, mean};
-use super::pass::{Pass, at_least, plus};
+use super::pass::{AfterLayer, Pass, at_least, plus};
 use super::states::StateTerm;
 use super::teacher::{Teacher, TeacherOutput, losses};
 use minitron_core::contract::{LogitLoss, TeacherNeed};
@@ -149,11 +149,12 @@ impl Objective {
         whole: Counts,
     ) -> Result<Means> {
         let output = teacher_output([self], teacher, batch)?;
-        self.backward_from(student, output.as_deref(), batch, whole, None)
+        let of_step = (whole, None);
+        self.backward_from(student, output.as_deref(), batch, of_step, &mut |_| Ok(()))
     }
 
     /// The same from what a teacher said to the batch. `factors` are those of the losses on states,
-    /// where the step's values are known.
+    /// where the step's values are known; `after_layer` is told of every layer that is done.
     ///
     /// # Errors
     /// As [`Objective::backward`].
@@ -162,8 +163,8 @@ impl Objective {
         student: &Transformer,
         output: Option<&(dyn TeacherOutput + '_)>,
         batch: &Batch,
-        whole: Counts,
-        factors: Option<&[f64]>,
+        (whole, factors): (Counts, Option<&[f64]>),
+        after_layer: AfterLayer,
     ) -> Result<Means> {
         let counts = Counts::of(batch)?;
         if !self.counts_any(counts) {
@@ -205,7 +206,7 @@ impl Objective {
             scalar = Some(plus(scalar, part)?);
         }
         let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
-        debug_span!("backward").in_scope(|| pass.backward(&scalar))?;
+        debug_span!("backward").in_scope(|| pass.backward(&scalar, after_layer))?;
         Ok(self.means(&sums, whole, &on_states, (&factors, share)))
     }
 

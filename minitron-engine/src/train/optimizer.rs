@@ -52,24 +52,32 @@ pub type MasterWeights = BTreeMap<String, Tensor>;
 pub struct AdamW {
     settings: AdamWSettings,
     n_steps: u64,
-    states: Vec<State>,
+    pub(super) states: Vec<State>,
     shard: Shard,
     /// Each group's learning rate as a share of the one that a step is told.
     rates: Vec<f64>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     name: String,
     /// The model's own tensor.
-    weight: Tensor,
+    pub weight: Tensor,
     /// The same in f32, where the model computes in less; of moments and masters there are the
     /// values of the rank's part alone.
     master: Option<Tensor>,
     m: Tensor,
     v: Tensor,
     decays: bool,
-    group: usize,
+    pub group: usize,
+    layer: Option<usize>,
+}
+
+impl State {
+    /// The layer that it belongs to, of a group's model.
+    pub fn layer_in(&self, group: usize) -> Option<usize> {
+        self.layer.filter(|_| self.group == group)
+    }
 }
 
 impl AdamW {
@@ -127,43 +135,8 @@ impl AdamW {
                 v,
                 decays: parameter.decays,
                 group,
+                layer: parameter.layer,
             });
-        }
-        Ok(())
-    }
-
-    /// Replaces all gradients by their sums over the ranks. What has none on one rank and some on
-    /// another counts as zero there; what has none on any is left alone, as in one process.
-    pub fn reduce(&self, ranks: Ranks) -> Result<()> {
-        let has_own = |state: &State| state.weight.f_grad().map(|gradient| gradient.defined());
-        let mut has_any = Vec::with_capacity(self.states.len());
-        for state in &self.states {
-            has_any.push(f64::from(has_own(state)?));
-        }
-        ranks.greatest(&mut has_any)?;
-        let (mut gradients, mut copied) = (Vec::new(), Vec::new());
-        for (state, _) in self
-            .states
-            .iter()
-            .zip(has_any)
-            .filter(|(_, any)| *any > 0.0)
-        {
-            if !has_own(state)? {
-                // The gradient of zero times it.
-                let nothing = state.weight.f_mul_scalar(0.0)?.f_sum(Kind::Float)?;
-                nothing.f_backward()?;
-            }
-            let gradient = state.weight.f_grad()?.f_detach()?;
-            let dense = gradient.f_contiguous()?;
-            if !gradient.is_contiguous() {
-                copied.push((gradient, dense.shallow_clone()));
-            }
-            gradients.push(dense);
-        }
-        ranks.sum_tensors(&gradients)?;
-        let _no_grad = tch::no_grad_guard();
-        for (mut gradient, dense) in copied {
-            gradient.f_copy_(&dense)?;
         }
         Ok(())
     }
@@ -264,6 +237,11 @@ impl AdamW {
             }
         }
         Ok(masters)
+    }
+
+    /// Models whose parameters are measured and scaled apart.
+    pub(super) fn n_groups(&self) -> usize {
+        self.rates.len()
     }
 
     /// Which part of every tensor this keeps the state of.

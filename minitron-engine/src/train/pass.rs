@@ -6,25 +6,43 @@ use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use minitron_core::error::Result;
-use minitron_core::model::{Input, MixerContext, NoTap, Site, Tap, Transformer};
+use minitron_core::model::{Input, MixerContext, Site, Transformer};
 
-/// What the backward pass is computed from. B batch, T tokens, E embed.
+/// Told of each layer whose parameters have all of a pass's gradient.
+pub(super) type AfterLayer<'f> = &'f mut dyn FnMut(usize) -> Result<()>;
+
+/// What the backward pass is computed from, cut between the layers, so that each is done before
+/// the next begins. B batch, T tokens, E embed.
 ///
-/// In either case a scalar that depends on `hidden_bte` and `states` is made first;
-/// [`Pass::backward`] takes its gradient down to the parameters.
+/// A scalar that depends on `hidden_bte` and `states` is made first; [`Pass::backward`] takes its
+/// gradient down to the parameters.
 #[derive(Debug)]
 pub(super) struct Pass<'m> {
     model: &'m Transformer,
     input: Input<'m>,
     context: MixerContext,
     sites: &'m BTreeSet<Site>,
-    /// Each layer's input, where its inside is computed again; none where the graph of the whole
-    /// pass is held.
-    inputs: Option<Vec<Tensor>>,
+    /// The layers, and last what follows them.
+    steps: Vec<Step>,
     /// The last hidden state [B, T, E].
     pub hidden_bte: Tensor,
     /// States at the wanted sites.
     pub states: BTreeMap<Site, Tensor>,
+}
+
+/// A part of the pass.
+#[derive(Debug)]
+struct Step {
+    input_bte: Tensor,
+    /// Where its inside is held: otherwise it runs again.
+    held: Option<Run>,
+}
+
+/// What a step gave, with the graph behind it.
+#[derive(Debug)]
+struct Run {
+    output_bte: Tensor,
+    states: BTreeMap<Site, Tensor>,
 }
 
 impl<'m> Pass<'m> {
@@ -37,151 +55,119 @@ impl<'m> Pass<'m> {
         sites: &'m BTreeSet<Site>,
         recompute: bool,
     ) -> Result<Self> {
-        let mut kept = Kept::at(sites);
         let context = model.frame.context(
             0,
             input.ids_bt.size2()?.1,
             input.attention_mask_bt,
             input.positions_bt,
         )?;
-        if !recompute {
-            let hidden_bte = model.hidden(input, &mut kept, None)?;
-            return Ok(Pass {
-                model,
-                input,
-                context,
-                sites,
-                inputs: None,
-                hidden_bte,
-                states: kept.states,
-            });
-        }
-        let _no_grad = tch::no_grad_guard();
-        let mut outline = Outline {
-            kept,
-            last: model.blocks.len().checked_sub(1),
-            inputs: Vec::new(),
-        };
-        let hidden_bte = leaf(&model.hidden(input, &mut outline, None)?)?;
-        let Outline {
-            kept, mut inputs, ..
-        } = outline;
-        if inputs.is_empty() {
-            inputs.push(model.frame.embed(input, 0)?);
-        }
-        let mut states: BTreeMap<Site, Tensor> = kept
-            .states
-            .iter()
-            .map(|(site, x)| Ok((*site, leaf(x)?)))
-            .collect::<Result<_>>()?;
-        // One tensor under both names, so that its gradient is one.
-        states
-            .entry(Site::Last)
-            .and_modify(|last| *last = hidden_bte.shallow_clone());
-        Ok(Pass {
+        let mut pass = Pass {
             model,
             input,
             context,
             sites,
-            inputs: Some(inputs),
-            hidden_bte,
-            states,
+            steps: Vec::new(),
+            hidden_bte: Tensor::new(),
+            states: BTreeMap::new(),
+        };
+        let mut x_bte = tch::no_grad(|| model.frame.embed(input, 0))?;
+        for layer_idx in 0..model.blocks.len() {
+            let _held = model.hold(layer_idx, Some(layer_idx + 1))?;
+            x_bte = pass.go_on(&x_bte, recompute)?;
+        }
+        pass.hidden_bte = leaf(&pass.go_on(&x_bte, recompute)?)?;
+        // One tensor under both names, so that its gradient is one.
+        let hidden_bte = &pass.hidden_bte;
+        pass.states
+            .entry(Site::Last)
+            .and_modify(|last| *last = hidden_bte.shallow_clone());
+        Ok(pass)
+    }
+
+    /// The next step; what it gave, without a graph.
+    fn go_on(&mut self, x_bte: &Tensor, recompute: bool) -> Result<Tensor> {
+        let (step, input_bte) = (self.steps.len(), leaf(x_bte)?);
+        let run = match recompute {
+            true => tch::no_grad(|| self.run(step, &input_bte))?,
+            false => self.run(step, &input_bte)?,
+        };
+        for (site, state) in &run.states {
+            self.states.insert(*site, leaf(state)?);
+        }
+        let output_bte = run.output_bte.f_detach()?;
+        let held = (!recompute).then_some(run);
+        self.steps.push(Step { input_bte, held });
+        Ok(output_bte)
+    }
+
+    fn run(&self, step: usize, input_bte: &Tensor) -> Result<Run> {
+        let mut kept = Kept::at(self.sites);
+        let output_bte = if step < self.model.blocks.len() {
+            self.model
+                .layer(step, input_bte, &self.context, &mut kept)?
+        } else {
+            self.model.last(input_bte.shallow_clone(), &mut kept)?
+        };
+        Ok(Run {
+            output_bte,
+            states: kept.states,
         })
     }
 
     /// Adds the gradient of a scalar made from the pass to the student's parameters.
-    pub fn backward(self, scalar: &Tensor) -> Result<()> {
+    pub fn backward(mut self, scalar: &Tensor, after_layer: AfterLayer) -> Result<()> {
         scalar.f_backward()?;
-        let Some(inputs) = &self.inputs else {
-            return Ok(());
-        };
-        let gradient_bte = self.hidden_bte.f_grad()?;
-        let mut gradient_bte = self.back(
-            inputs.len().saturating_sub(1),
-            inputs,
-            &gradient_bte,
-            |model, x_bte, _| model.last(x_bte.shallow_clone(), &mut NoTap),
-        )?;
-        for layer_idx in (0..self.model.blocks.len()).rev() {
-            gradient_bte = self.back(layer_idx, inputs, &gradient_bte, |model, x_bte, kept| {
-                model.layer(layer_idx, x_bte, &self.context, kept)
-            })?;
+        let n_layers = self.model.blocks.len();
+        let mut gradient_bte = self.hidden_bte.f_grad()?;
+        // The last hidden state is a leaf of its own.
+        self.states.remove(&Site::Last);
+        while let Some(step) = self.steps.pop() {
+            let layer_idx = self.steps.len();
+            let _held = match layer_idx < n_layers {
+                true => Some(self.model.hold(layer_idx, layer_idx.checked_sub(1))?),
+                false => None,
+            };
+            gradient_bte = self.back(layer_idx, step, &gradient_bte)?;
+            if layer_idx < n_layers {
+                after_layer(layer_idx)?;
+            }
         }
         if gradient_bte.defined() {
             let x_bte = self.model.frame.embed(self.input, 0)?;
-            x_bte
-                .f_mul(&gradient_bte)?
-                .f_sum(x_bte.f_kind()?)?
-                .f_backward()?;
+            pull(&[(x_bte, gradient_bte)])?;
         }
         Ok(())
     }
 
     /// The gradient on the input of one step, from the one on its output and those on the states
     /// seen on the way.
-    fn back(
-        &self,
-        step: usize,
-        inputs: &[Tensor],
-        gradient_bte: &Tensor,
-        run: impl Fn(&Transformer, &Tensor, &mut Kept) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let Some(input_bte) = inputs.get(step) else {
-            return Ok(Tensor::new());
+    fn back(&self, idx: usize, step: Step, gradient_bte: &Tensor) -> Result<Tensor> {
+        let Step { input_bte, held } = step;
+        let run = match held {
+            Some(run) => run,
+            None => self.run(idx, &input_bte)?,
         };
-        let input_bte = leaf(input_bte)?;
-        let mut kept = Kept::at(self.sites);
-        let output_bte = run(self.model, &input_bte, &mut kept)?;
-        let mut parts = vec![(output_bte, gradient_bte.shallow_clone())];
-        for (site, state) in kept.states {
+        let mut parts = vec![(run.output_bte, gradient_bte.shallow_clone())];
+        for (site, state) in run.states {
             if let Some(seen) = self.states.get(&site) {
                 parts.push((state, seen.f_grad()?));
             }
         }
-        // d/dx of sum(x · g) is g: how a ready gradient enters the graph.
-        let mut total: Option<Tensor> = None;
-        for (x, gradient) in parts.iter().filter(|(_, gradient)| gradient.defined()) {
-            let part = x.f_mul(gradient)?.f_sum(x.f_kind()?)?;
-            total = Some(plus(total, part)?);
-        }
-        if let Some(total) = total {
-            total.f_backward()?;
-        }
+        pull(&parts)?;
         Ok(input_bte.f_grad()?)
     }
 }
 
-/// Keeps what enters each layer, and what leaves the last one.
-struct Outline<'s> {
-    kept: Kept<'s>,
-    last: Option<usize>,
-    inputs: Vec<Tensor>,
-}
-
-impl Outline<'_> {
-    fn holds(&self, site: Site) -> bool {
-        match site {
-            Site::LayerInput(_) => true,
-            Site::LayerOutput(layer_idx) => Some(layer_idx) == self.last,
-            _ => false,
-        }
+/// Takes ready gradients back into the graphs of what they are of: d/dx of sum(x · g) is g.
+fn pull(parts: &[(Tensor, Tensor)]) -> Result<()> {
+    let mut total: Option<Tensor> = None;
+    for (x, gradient) in parts.iter().filter(|(_, gradient)| gradient.defined()) {
+        let part = x.f_mul(gradient)?.f_sum(x.f_kind()?)?;
+        total = Some(plus(total, part)?);
     }
-}
-
-impl Tap for Outline<'_> {
-    fn wants(&self, site: Site) -> bool {
-        self.holds(site) || self.kept.wants(site)
-    }
-
-    fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
-        if self.holds(site) {
-            self.inputs.push(x.shallow_clone());
-        }
-        if self.kept.wants(site) {
-            self.kept.see(site, x)
-        } else {
-            Ok(())
-        }
+    match total {
+        Some(total) => Ok(total.f_backward()?),
+        None => Ok(()),
     }
 }
 

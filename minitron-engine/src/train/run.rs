@@ -54,7 +54,7 @@ pub struct Trainer<'a> {
     /// Stop after this step although the run is longer; `--resume` goes on.
     pub stop_after: Option<u64>,
     /// Who else is at it: every step is of the same windows, whoever reads them.
-    pub ranks: Ranks<'a>,
+    pub ranks: Ranks,
     /// What each of them keeps a part of, rather than all.
     pub sharding: Sharding,
     /// Where to report.
@@ -208,10 +208,7 @@ impl Trainer<'_> {
         let (took, spared) = self.backward_all(&mut group)?;
         run.teacher_s += took.as_secs_f64();
         run.spared_s += spared.as_secs_f64();
-        for state in &mut group {
-            debug_span!("reduce")
-                .in_scope(|| state.reduce(self.ranks, self.correction.is_some()))?;
-        }
+        debug_span!("reduce").in_scope(|| self.reduce(&mut group))?;
         let done = self.apply(&mut group, step, run.per_step, lr)?;
         run.line.warn_of_empty(step, &done, self.progress);
         let took = begin
@@ -274,7 +271,7 @@ impl Trainer<'_> {
         };
         let (batches, whole) = debug_span!("data").in_scope(|| self.batches(device))?;
         for state in &mut *group {
-            state.begin(whole);
+            state.begin(whole, self.ranks);
         }
         if batches.len() > 1 || self.ranks.has_others() {
             took += weigh_states(
@@ -284,7 +281,8 @@ impl Trainer<'_> {
                 self.ranks,
             )?;
         }
-        batches.each(|batch| {
+        let n_passes = batches.len();
+        batches.each(|idx, batch| {
             let begin = Instant::now();
             let objectives = group.iter().map(|state| state.learner.objective);
             let output = teacher_output(
@@ -294,6 +292,7 @@ impl Trainer<'_> {
             )?;
             let asking = begin.elapsed();
             for state in &mut *group {
+                let batch = (batch, idx + 1 == n_passes);
                 state.accumulate(batch, output.as_deref(), self.correction.as_ref())?;
             }
             let (by_logits, kept) = output.map(|output| output.took()).unwrap_or_default();
@@ -302,6 +301,16 @@ impl Trainer<'_> {
             Ok(())
         })?;
         Ok((took, spared))
+    }
+
+    /// Sums everyone's gradients over the ranks. All are sent before one is waited for: a rank that
+    /// had passes has sent them in this order.
+    fn reduce(&self, group: &mut [&mut TrainState]) -> Result<()> {
+        group.iter_mut().try_for_each(|state| state.send())?;
+        let has_correction = self.correction.is_some();
+        group
+            .iter_mut()
+            .try_for_each(|state| state.reduce(self.ranks, has_correction))
     }
 
     /// The next step's batches, and over how much they are averaged.

@@ -33,7 +33,7 @@ pub(super) fn weigh_states(
         .iter()
         .map(|state| (state.learner.student, state.learner.objective));
     let mut evaluations: Vec<Evaluation> = subjects.map(Evaluation::start).collect();
-    batches.each(|batch| {
+    batches.each(|_, batch| {
         let begin = Instant::now();
         let objectives = dynamic.iter().map(|state| state.learner.objective);
         let output = teacher_output(objectives, teacher.as_deref_mut(), batch)?;
