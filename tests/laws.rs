@@ -120,6 +120,7 @@ fn learner<'a>(
 ) -> Learner<'a> {
     Learner {
         student,
+        layers: None,
         objective,
         identity: Value::Null,
         out_dir,

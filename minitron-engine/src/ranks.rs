@@ -50,7 +50,7 @@ impl Ranks {
 
     /// This rank's share of `n` things, of which rank r has those whose place leaves r when divided
     /// by the number of ranks.
-    pub fn share(self, n: usize) -> impl Iterator<Item = usize> {
+    pub fn share(self, n: usize) -> impl ExactSizeIterator<Item = usize> {
         (self.rank()..n).step_by(self.size().max(1))
     }
 
@@ -138,6 +138,23 @@ impl Ranks {
     /// As [`Ranks::add_up`].
     pub fn start_sum(self, tensors: &[&Tensor]) -> Result<Work> {
         self.0.all_reduce(tensors, ReduceOp::Sum).map_err(of_comm)
+    }
+
+    /// Begins to put all ranks' `from` into `into`, one after the other.
+    ///
+    /// # Errors
+    /// As [`Ranks::add_up`].
+    pub fn start_gather(self, into: &Tensor, from: &Tensor) -> Result<Work> {
+        self.0.all_gather(into, from).map_err(of_comm)
+    }
+
+    /// Begins to put this rank's part of the sum of all ranks' `from` into `into`.
+    ///
+    /// # Errors
+    /// As [`Ranks::add_up`].
+    pub fn start_sum_parts(self, into: &Tensor, from: &Tensor) -> Result<Work> {
+        let begun = self.0.reduce_scatter(into, from, ReduceOp::Sum);
+        begun.map_err(of_comm)
     }
 
     /// Puts all ranks' `from` into `into`, one after the other.

@@ -311,6 +311,7 @@ impl<'a> Run<'a> {
     pub fn go(&self, stop_after: Option<u64>, resume: bool) -> Result<Outcome> {
         let learner = Learner {
             student: &self.student,
+            layers: None,
             objective: &objective()?,
             identity: Value::from(self.windows.digest()),
             out_dir: self.out_dir,

@@ -196,6 +196,39 @@ fn ranks_that_keep_parts_of_the_moments_give_the_same_bytes() {
     }
 }
 
+/// Layers in parts, brought together for as long as they run, learn what whole ones do.
+#[test]
+fn ranks_that_keep_parts_of_the_layers_learn_the_same() {
+    let workspace = Workspace::with_teacher_and_student();
+    let cases = [
+        ("plain", STEPS, vec![2, 3]),
+        ("window", "--batch-size 1 --tokens 160 --lr 1e-3", vec![3]),
+        (
+            "bf16",
+            "--tokens 640 --lr 1e-3 --teacher-dtype bf16",
+            vec![2],
+        ),
+        (
+            "correction",
+            "--tokens 640 --lr 1e-3 --correct-teacher 0.2",
+            vec![2],
+        ),
+        (
+            "streamed",
+            "--tokens 640 --lr 1e-3 --stream-teacher",
+            vec![2],
+        ),
+    ];
+    for (what, options, sizes) in cases {
+        let words = format!("{DISTILL} {options} --recompute --out {what}");
+        succeeds(&workspace, 1, &words);
+        for n in sizes {
+            succeeds(&workspace, n, &format!("{words}-{n} --shard layers"));
+            assert_same(&workspace, what, &format!("{what}-{n}"), what);
+        }
+    }
+}
+
 /// What some ranks kept in parts, any number goes on from; and one process with all of it.
 #[test]
 fn parts_are_read_by_another_number_of_ranks() {
@@ -204,18 +237,20 @@ fn parts_are_read_by_another_number_of_ranks() {
     succeeds(&workspace, 1, &format!("{words} --out 1"));
     let worlds = [
         (2, "optimizer"),
+        (3, "layers"),
         (3, "optimizer"),
         (2, "none"),
-        (1, "optimizer"),
+        (2, "layers"),
+        (1, "layers"),
     ];
-    for ((n, shard), until) in worlds.into_iter().zip([3, 5, 8, 10]) {
+    for ((n, shard), until) in worlds.into_iter().zip([2, 4, 5, 7, 8, 10]) {
         let more = format!("--out parts --resume --stop-after {until} --shard {shard}");
         succeeds(&workspace, n, &format!("{words} {more}"));
         let kept = format!("parts/checkpoint/step-{until:08}");
         let has_parts = workspace
             .at(&format!("{kept}/state-00001-of-{n:05}.safetensors"))
             .exists();
-        assert_eq!(has_parts, n > 1 && shard == "optimizer", "{kept}");
+        assert_eq!(has_parts, n > 1 && shard != "none", "{kept}");
     }
     assert_same(&workspace, "1", "parts", "parts");
 }

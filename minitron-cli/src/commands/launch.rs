@@ -22,7 +22,12 @@ pub fn run(args: &args::Launch) -> Result<i32> {
     // What no rank could read is said once.
     let command = match command_of(words) {
         Ok(command) => command,
-        Err(refusal) => return Ok(output::refuse(&refusal, words.iter().any(|it| it == "--json"))),
+        Err(refusal) => {
+            return Ok(output::refuse(
+                &refusal,
+                words.iter().any(|it| it == "--json"),
+            ));
+        }
     };
     if !command.knows_ranks() {
         return Err(Error::Recipe(format!(

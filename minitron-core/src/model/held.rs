@@ -4,18 +4,29 @@ use std::fmt::Debug;
 
 use crate::error::Result;
 
-/// Where a model's layers keep their weights, if not with themselves. All layers of a pass are
-/// brought in the order in which they run.
+/// Which way a pass goes through the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first to the last.
+    Forward,
+    /// From the last to the first, with a gradient, which the layer's weights get theirs of.
+    Backward,
+}
+
+/// Where a model's layers keep their weights, if not with themselves.
 pub trait LayerWeights: Debug {
-    /// Brings a layer's weights to its tensors; `next` is the layer that will be asked for after
-    /// it, which may be brought meanwhile.
+    /// Brings a layer's weights to its tensors. The next one that way may be brought meanwhile:
+    /// every pass goes through all layers.
     ///
     /// # Errors
     /// As bringing does.
-    fn bring(&self, layer_idx: usize, next: Option<usize>) -> Result<()>;
+    fn bring(&self, layer_idx: usize, direction: Direction) -> Result<()>;
 
     /// Whoever asked for them has done with them.
     fn leave(&self, layer_idx: usize);
+
+    /// Bytes that all layers' weights take at most, while they wait and while some are brought.
+    fn n_bytes(&self) -> u64;
 }
 
 /// A layer whose weights are there for as long as this lives.
@@ -30,10 +41,10 @@ impl<'m> Held<'m> {
     pub(super) fn bring(
         weights: Option<&'m dyn LayerWeights>,
         layer_idx: usize,
-        next: Option<usize>,
+        direction: Direction,
     ) -> Result<Self> {
         if let Some(weights) = weights {
-            weights.bring(layer_idx, next)?;
+            weights.bring(layer_idx, direction)?;
         }
         Ok(Held { weights, layer_idx })
     }

@@ -22,7 +22,7 @@ pub use cache::Cache;
 pub use frame::Frame;
 pub use fresh::fresh_weights;
 pub use head::LmHead;
-pub use held::{Held, LayerWeights};
+pub use held::{Direction, Held, LayerWeights};
 pub use run::{BatchStore, InMemory, LayerStore, Walk, hidden_of, run_layers};
 
 pub use crate::spec::{Port, Ports, Site};
@@ -114,14 +114,39 @@ impl Transformer {
         self.layer_weights = Some(weights);
     }
 
-    /// A layer's weights, for as long as what is returned lives; `next` is the layer that will be
-    /// asked for after it. Needed beside [`Transformer::layer`] where a gradient goes back through
-    /// it.
+    /// Whether they are brought.
+    pub fn brings_layers(&self) -> bool {
+        self.layer_weights.is_some()
+    }
+
+    /// A layer's weights, for as long as what is returned lives: whoever runs a layer by itself
+    /// holds it.
     ///
     /// # Errors
     /// As bringing them does.
-    pub fn hold(&self, layer_idx: usize, next: Option<usize>) -> Result<Held<'_>> {
-        Held::bring(self.layer_weights.as_deref(), layer_idx, next)
+    pub fn hold(&self, layer_idx: usize, direction: Direction) -> Result<Held<'_>> {
+        Held::bring(self.layer_weights.as_deref(), layer_idx, direction)
+    }
+
+    /// Bytes of its weights; of layers that are brought, what they take where they wait and here.
+    pub fn n_bytes(&self) -> u64 {
+        let elsewhere = self.layer_weights.as_ref();
+        let is_here = |it: &&Parameter| elsewhere.is_none() || it.layer.is_none();
+        let here = self.parameters.iter().filter(is_here).map(|it| {
+            let wide = it.tensor.kind().elt_size_in_bytes() as u64;
+            wide * it.tensor.numel() as u64
+        });
+        here.sum::<u64>() + elsewhere.map_or(0, |weights| weights.n_bytes())
+    }
+
+    /// Has all layers brought, as a forward pass does: where processes bring them together, each
+    /// takes part in the passes of the others.
+    ///
+    /// # Errors
+    /// As bringing them does.
+    pub fn stand_by(&self) -> Result<()> {
+        let n_layers = self.layer_weights.as_ref().map_or(0, |_| self.blocks.len());
+        (0..n_layers).try_for_each(|layer_idx| self.hold(layer_idx, Direction::Forward).map(drop))
     }
 
     /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are

@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 use tracing::debug_span;
 
-use super::{Block, Cache, Frame, Input, LoadOptions, MixerContext, Tap, Transformer};
+use super::{Block, Cache, Direction, Frame, Input, LoadOptions, MixerContext, Tap, Transformer};
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Result};
 use crate::spec::ModelSpec;
@@ -168,7 +168,7 @@ fn run_loaded<W: Walk>(model: &Transformer, n_batches: usize, walk: &mut W) -> R
     for batch in 0..n_batches {
         let mut state = walk.enter(batch)?;
         for (layer_idx, block) in model.blocks.iter().enumerate() {
-            let _held = model.hold(layer_idx, Some(layer_idx + 1))?;
+            let _held = model.hold(layer_idx, Direction::Forward)?;
             walk.layer(batch, layer_idx, block, &mut state)?;
         }
         walk.leave(batch, state)?;

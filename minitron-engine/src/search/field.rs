@@ -272,6 +272,7 @@ impl Field<'_> {
             let identity = self.identity(&loader.borrow(), &digest::of_text(&what.to_string()))?;
             learners.push(Learner {
                 student,
+                layers: None,
                 objective,
                 identity,
                 out_dir: dir,

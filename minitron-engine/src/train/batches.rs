@@ -19,6 +19,8 @@ pub(super) struct Batches {
     n_special_tokens: usize,
     device: Device,
     batches: Vec<Pending>,
+    /// Passes of the rank that has most.
+    n_rounds: usize,
 }
 
 #[derive(Debug)]
@@ -46,13 +48,17 @@ impl Batches {
             n_special_tokens: loader.n_special_tokens(),
             device,
             batches: Vec::new(),
+            n_rounds: n_passes,
         };
         let mut passes = Vec::with_capacity(n_passes);
         for _ in 0..n_passes {
             passes.push(loader.take(batch_size)?);
         }
         if ranks.has_others() {
-            passes = shared(passes, windows_per_pass(batch_size, ranks), ranks);
+            let size = windows_per_pass(batch_size, ranks);
+            let n_windows = passes.iter().map(Vec::len).sum::<usize>();
+            batches.n_rounds = n_windows.div_ceil(ranks.size()).div_ceil(size);
+            passes = shared(passes, size, ranks);
         }
         let is_single = passes.len() == 1;
         for samples in passes {
@@ -67,6 +73,16 @@ impl Batches {
     /// Number of passes.
     pub fn len(&self) -> usize {
         self.batches.len()
+    }
+
+    /// Passes that other ranks make beyond this one's.
+    pub fn beyond(&self) -> std::ops::Range<usize> {
+        self.len()..self.n_rounds
+    }
+
+    /// Whether a pass is the last one of all ranks.
+    pub fn is_last(&self, pass: usize) -> bool {
+        pass + 1 == self.n_rounds
     }
 
     /// What this rank's part of the step's losses is averaged over.

@@ -29,7 +29,7 @@ pub struct Correction<'a> {
 
 impl Correction<'_> {
     pub(super) fn join(&self, optimizer: &mut AdamW) -> Result<()> {
-        optimizer.add_group(PREFIX, self.model.parameters(), self.rate)
+        optimizer.add_group(PREFIX, self.model.parameters(), (self.rate, None))
     }
 
     /// Adds a batch's part of the gradient of a `whole` step; returns its part of the loss.
@@ -40,8 +40,8 @@ impl Correction<'_> {
             .total)
     }
 
-    pub(super) fn gradient_norm(&self, optimizer: &AdamW) -> Result<f64> {
-        optimizer.gradient_norm(GROUP)
+    pub(super) fn gradient_norm(&self, optimizer: &AdamW, ranks: Ranks) -> Result<f64> {
+        optimizer.gradient_norm(GROUP, ranks)
     }
 
     pub(super) fn masters(&self, optimizer: &AdamW, ranks: Ranks) -> Result<MasterWeights> {

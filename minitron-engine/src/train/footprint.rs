@@ -25,7 +25,7 @@ impl Trainer<'_> {
             .map(|teacher| (teacher.spec(), teacher.kept_bytes()));
         let mut models = teacher.map_or(0, |(_, kept)| kept);
         for learner in self.learners {
-            models = models.saturating_add(weight_bytes(learner.student));
+            models = models.saturating_add(learner.student.n_bytes());
         }
         let base = BASE_BYTES.max(resident_bytes().saturating_sub(models));
         self.learners
@@ -48,12 +48,13 @@ impl Trainer<'_> {
             n_bytes: bytes_per_number(learner.student),
         };
         let student = &learner.student.spec;
-        let n_shards = match self.sharding {
-            Sharding::None => 1,
-            Sharding::Optimizer => self.ranks.size(),
+        let memory = StepMemory::of(learner.objective, student, teacher, batch, base);
+        let n_ranks = self.ranks.size();
+        let memory = match self.sharding {
+            Sharding::Layers if n_ranks > 1 => memory.with_sharded_layers(student, batch, n_ranks),
+            Sharding::Optimizer => memory.with_shards(student, batch, n_ranks),
+            Sharding::None | Sharding::Layers => memory,
         };
-        let memory = StepMemory::of(learner.objective, student, teacher, batch, base)
-            .with_shards(student, batch, n_shards);
         match &self.correction {
             Some(correction) => memory.with_correction(correction, batch),
             None => memory,
@@ -67,9 +68,4 @@ fn bytes_per_number(model: &Transformer) -> usize {
         Some(parameter) => parameter.tensor.kind().elt_size_in_bytes(),
         None => 4,
     }
-}
-
-fn weight_bytes(model: &Transformer) -> u64 {
-    let n_bytes = bytes_per_number(model) as u64;
-    model.spec.n_params().saturating_mul(n_bytes)
 }

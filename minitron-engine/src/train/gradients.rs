@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, State};
 use minitron_core::error::{Present, Result};
 
 impl AdamW {
@@ -13,7 +13,8 @@ impl AdamW {
         let layers = self.states.iter().filter_map(|state| state.layer_in(0));
         let n_layers = layers.max().map_or(0, |last| last + 1);
         let mut units = vec![Vec::new(); n_layers + self.n_groups()];
-        for (idx, state) in self.states.iter().enumerate() {
+        let here = |(_, state): &(usize, &State)| !state.is_apart();
+        for (idx, state) in self.states.iter().enumerate().filter(here) {
             let unit = match state.layer_in(0) {
                 Some(layer) => n_layers - 1 - layer,
                 None => n_layers + state.group,
@@ -23,6 +24,14 @@ impl AdamW {
             }
         }
         (units, n_layers)
+    }
+
+    /// Bytes of all gradients.
+    pub(super) fn n_bytes(&self) -> usize {
+        let here = self.states.iter().filter(|state| !state.is_apart());
+        here.map(|state| &state.weight)
+            .map(|weight| weight.numel() * weight.kind().elt_size_in_bytes())
+            .sum()
     }
 
     /// All gradients as they are, those not there undefined.

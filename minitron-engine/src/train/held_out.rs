@@ -129,6 +129,13 @@ impl<'a> Evaluation<'a> {
                 .iter_mut()
                 .try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
         }
+        // The first rank has most.
+        for _ in ranks.share(ranges.len()).len()..ranges.len().div_ceil(ranks.size()) {
+            teacher.iter().try_for_each(|teacher| teacher.stand_by())?;
+            evaluations
+                .iter()
+                .try_for_each(|evaluation| evaluation.student.stand_by())?;
+        }
         for evaluation in &mut evaluations {
             evaluation.reduce(ranks)?;
         }

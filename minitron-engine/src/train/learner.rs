@@ -12,10 +12,12 @@ use super::held_out::{Best, HeldOutLoss};
 use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
+use super::pass::Pass;
 use super::reduction::Reduction;
 use super::resume::{self, State};
 use super::settings::TrainSettings;
 use super::shard::Shard;
+use super::sharded::ShardedLayers;
 use super::step::{Step, Weighed, recent_loss};
 use super::teacher::TeacherOutput;
 use crate::data::Cursor;
@@ -32,6 +34,8 @@ pub type WriteStudent<'a> = &'a dyn Fn(&MasterWeights) -> Result<()>;
 pub struct Learner<'a> {
     /// Loaded trainable; changed in place.
     pub student: &'a Transformer,
+    /// Where its layers' weights are, if every rank keeps a part of them.
+    pub layers: Option<&'a ShardedLayers>,
     /// What to minimise.
     pub objective: &'a Objective,
     /// Facts beyond the settings that a resumed run must share: data, models, losses.
@@ -127,7 +131,7 @@ impl<'a> TrainState<'a> {
             .parameters()
             .iter()
             .chain(learner.objective.projects());
-        let mut optimizer = AdamW::divided(learned, settings.adamw, shard)?;
+        let mut optimizer = AdamW::divided(learned, settings.adamw, (shard, learner.layers))?;
         if let Some(correction) = correction {
             correction.join(&mut optimizer)?;
         }
@@ -185,14 +189,16 @@ impl<'a> TrainState<'a> {
         let Learner {
             student, objective, ..
         } = self.learner;
+        let layers = self.learner.layers;
         let _span = tracing::debug_span!("student").entered();
         let whole = self.step.counts;
         let of_step = (whole, self.step.factors.as_deref());
         let mut reduction = self.reduction.as_mut().filter(|_| is_last);
         let optimizer = &self.optimizer;
-        let mut after_layer = |layer_idx| match &mut reduction {
-            Some(reduction) => reduction.after_layer(optimizer, layer_idx),
-            None => Ok(()),
+        let mut after_layer = |layer_idx| match (layers, &mut reduction) {
+            (Some(layers), _) => layers.add_up(layer_idx),
+            (None, Some(reduction)) => reduction.after_layer(optimizer, layer_idx),
+            (None, None) => Ok(()),
         };
         let means = objective.backward_from(student, output, batch, of_step, &mut after_layer)?;
         if let Some(reduction) = reduction {
@@ -206,8 +212,23 @@ impl<'a> TrainState<'a> {
         Ok(())
     }
 
+    /// Takes part in a pass that other ranks make.
+    pub fn stand_by(&mut self, is_last: bool) -> Result<()> {
+        let Some(layers) = self.learner.layers else {
+            return Ok(());
+        };
+        Pass::stand_by(self.learner.student, &mut |idx| layers.add_up(idx))?;
+        match self.reduction.as_mut().filter(|_| is_last) {
+            Some(reduction) => reduction.after_student(&self.optimizer),
+            None => Ok(()),
+        }
+    }
+
     /// Sends what is left of the step's gradients to the other ranks.
     pub fn send(&mut self) -> Result<()> {
+        if let Some(layers) = self.learner.layers {
+            layers.settle()?;
+        }
         match &mut self.reduction {
             Some(reduction) => reduction.after_all(&self.optimizer),
             None => Ok(()),
@@ -238,9 +259,9 @@ impl<'a> TrainState<'a> {
     ) -> Result<Step> {
         let _span = tracing::debug_span!("optimise").entered();
         let mut done = std::mem::take(&mut self.step);
-        done.norm = self.optimizer.gradient_norm(0)?;
+        done.norm = self.optimizer.gradient_norm(0, ranks)?;
         if let (Some(correction), Some((_, norm))) = (correction, &mut done.teacher) {
-            *norm = correction.gradient_norm(&self.optimizer)?;
+            *norm = correction.gradient_norm(&self.optimizer, ranks)?;
         }
         if done.is_applied() {
             let norm_of_teacher = done.teacher.map_or(0.0, |(_, norm)| norm);

@@ -105,6 +105,28 @@ impl StepMemory {
         }
     }
 
+    /// The same where of every layer each of so many ranks keeps a part of the weights and gradients
+    /// too, and at most two are whole: one that runs, and one that comes or whose gradient goes.
+    pub fn with_sharded_layers(
+        self,
+        student: &ModelSpec,
+        batch: BatchShape,
+        n_ranks: usize,
+    ) -> Self {
+        let parts = self.with_shards(student, batch, n_ranks);
+        let sizes = (0..student.n_layers()).map(|layer| student.n_layer_params(layer));
+        let layers: u64 = sizes.clone().sum();
+        let widest = sizes.max().unwrap_or(0);
+        let both = 2 * batch.n_bytes as u64;
+        let whole = layers.saturating_mul(both);
+        let own = whole.div_ceil(n_ranks.max(1) as u64);
+        let here = widest.saturating_mul(2 * both);
+        StepMemory {
+            student: parts.student.saturating_sub(whole) + own + here,
+            ..parts
+        }
+    }
+
     /// The same with a teacher that is trained too, after the student in every batch.
     pub fn with_correction(self, correction: &Correction, batch: BatchShape) -> Self {
         let teacher = &correction.model.spec;

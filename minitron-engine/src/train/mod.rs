@@ -27,6 +27,7 @@ mod saving;
 mod schedule;
 mod settings;
 mod shard;
+mod sharded;
 mod state_files;
 mod states;
 mod step;
@@ -46,6 +47,7 @@ pub use saving::Saving;
 pub use schedule::{Schedule, ScheduleShape};
 pub use settings::{Sharding, TrainSettings};
 pub use shard::Shard;
+pub use sharded::ShardedLayers;
 pub use states::{LiftStart, StateTerm, Weight};
 pub use teacher::{
     CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache,

@@ -168,6 +168,7 @@ impl Objective {
     ) -> Result<Means> {
         let counts = Counts::of(batch)?;
         if !self.counts_any(counts) {
+            Pass::stand_by(student, after_layer)?;
             return Ok(Means {
                 terms: vec![0.0; self.terms.len() + self.states.len()],
                 total: 0.0,
@@ -344,9 +345,13 @@ pub(super) fn teacher_output<'t, 'o>(
             !objective.states.is_empty() || (predicts && objective.needs_teacher_logits())
         })
         .collect();
-    let Some(teacher) = teacher.filter(|_| !asking.is_empty()) else {
+    let Some(teacher) = teacher else {
         return Ok(None);
     };
+    if asking.is_empty() {
+        teacher.stand_by()?;
+        return Ok(None);
+    }
     let _span = debug_span!("teacher", n_windows = batch.n_windows()).entered();
     let sites = asking
         .iter()

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::shard::{Divided, Shard};
+use super::shard::{Cut, Divided, Shard};
+use super::sharded::{Apart, ShardedLayers};
 use crate::ranks::Ranks;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
@@ -63,6 +64,10 @@ pub(super) struct State {
     name: String,
     /// The model's own tensor.
     pub weight: Tensor,
+    /// The rank's values of it and their gradient, where the model has them while it runs alone.
+    apart: Option<Apart>,
+    /// Which values the rank keeps.
+    cut: Cut,
     /// The same in f32, where the model computes in less; of moments and masters there are the
     /// values of the rank's part alone.
     master: Option<Tensor>,
@@ -78,6 +83,43 @@ impl State {
     pub fn layer_in(&self, group: usize) -> Option<usize> {
         self.layer.filter(|_| self.group == group)
     }
+
+    /// Whether its gradient is summed elsewhere.
+    pub fn is_apart(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// The rank's values.
+    fn own(&self) -> Result<Tensor> {
+        match &self.apart {
+            Some(apart) => Ok(apart.weight.shallow_clone()),
+            None => self.cut.own(&self.weight.f_detach()?),
+        }
+    }
+
+    /// Their gradient, where there is one.
+    fn own_gradient(&self) -> Result<Option<Tensor>> {
+        if let Some(apart) = &self.apart {
+            return Ok(Some(apart.gradient.shallow_clone()));
+        }
+        let gradient = self.weight.f_grad()?;
+        match gradient.defined() {
+            true => Ok(Some(self.cut.own(&gradient.f_detach()?.f_contiguous()?)?)),
+            false => Ok(None),
+        }
+    }
+
+    /// Takes the gradient away.
+    fn clear_gradient(&self) -> Result<()> {
+        let mut gradient = match &self.apart {
+            Some(apart) => apart.gradient.shallow_clone(),
+            None => self.weight.f_grad()?,
+        };
+        if gradient.defined() {
+            let _ = gradient.f_zero_()?;
+        }
+        Ok(())
+    }
 }
 
 impl AdamW {
@@ -86,16 +128,16 @@ impl AdamW {
         parameters: impl IntoIterator<Item = &'p Parameter>,
         settings: AdamWSettings,
     ) -> Result<Self> {
-        Self::divided(parameters, settings, Shard::whole())
+        Self::divided(parameters, settings, (Shard::whole(), None))
     }
 
     /// The same of a rank's part of every parameter. All gradients are at hand on all ranks, each
     /// updates its part, and brings the parts together: the weights are those of one process, bit
-    /// by bit.
+    /// by bit. Those of sharded layers stay apart, and so do their gradients.
     pub fn divided<'p>(
         parameters: impl IntoIterator<Item = &'p Parameter>,
         settings: AdamWSettings,
-        shard: Shard,
+        (shard, layers): (Shard, Option<&ShardedLayers>),
     ) -> Result<Self> {
         let mut optimizer = AdamW {
             settings,
@@ -104,7 +146,7 @@ impl AdamW {
             shard,
             rates: Vec::new(),
         };
-        optimizer.add_group("", parameters, 1.0)?;
+        optimizer.add_group("", parameters, (1.0, layers))?;
         Ok(optimizer)
     }
 
@@ -114,13 +156,23 @@ impl AdamW {
         &mut self,
         prefix: &str,
         parameters: impl IntoIterator<Item = &'p Parameter>,
-        rate: f64,
+        (rate, layers): (f64, Option<&ShardedLayers>),
     ) -> Result<()> {
         let group = self.rates.len();
         self.rates.push(rate);
         for parameter in parameters {
             let weight = parameter.tensor.shallow_clone();
-            let own = self.shard.own(&weight.f_detach()?)?;
+            let apart = match layers {
+                Some(layers) => layers.apart(&parameter.name)?,
+                None => None,
+            };
+            let (cut, own) = match &apart {
+                Some(apart) => (apart.cut, apart.weight.shallow_clone()),
+                None => {
+                    let cut = self.shard.cut(&weight);
+                    (cut, cut.own(&weight.f_detach()?)?)
+                }
+            };
             let master = match weight.f_kind()? {
                 Kind::Float => None,
                 _ => Some(own.f_to_kind(Kind::Float)?),
@@ -130,6 +182,8 @@ impl AdamW {
             self.states.push(State {
                 name,
                 weight,
+                apart,
+                cut,
                 master,
                 m,
                 v,
@@ -141,21 +195,24 @@ impl AdamW {
         Ok(())
     }
 
-    /// L2 norm of all gradients of a group.
-    pub fn gradient_norm(&self, group: usize) -> Result<f64> {
-        let mut sum = 0.0;
+    /// L2 norm of all gradients of a group; of those that lie apart, all ranks bring their parts.
+    pub fn gradient_norm(&self, group: usize, ranks: Ranks) -> Result<f64> {
+        let (mut sum, mut own) = (0.0, [0.0]);
         for state in self.states.iter().filter(|state| state.group == group) {
-            let gradient = state.weight.f_grad()?;
-            if gradient.defined() {
-                let norm = gradient
-                    .f_detach()?
-                    .f_to_kind(Kind::Float)?
-                    .f_norm()?
-                    .f_double_value(&[])?;
-                sum += norm * norm;
+            match &state.apart {
+                Some(apart) => own[0] += squared(&apart.gradient)?,
+                None => {
+                    let gradient = state.weight.f_grad()?;
+                    if gradient.defined() {
+                        sum += squared(&gradient.f_detach()?)?;
+                    }
+                }
             }
         }
-        Ok(sum.sqrt())
+        if self.states.iter().any(State::is_apart) {
+            ranks.add_up(&mut own)?;
+        }
+        Ok((sum + own[0]).sqrt())
     }
 
     /// One update from gradients times their group's scale; the gradients are cleared.
@@ -164,16 +221,11 @@ impl AdamW {
         self.n_steps += 1;
         let mut updated = Vec::new();
         for state in &self.states {
-            let gradient = state.weight.f_grad()?;
-            if !gradient.defined() {
+            let Some(gradient) = state.own_gradient()? else {
                 continue;
-            }
-            let own = self.shard.own(&state.weight.f_detach()?)?;
-            let gradient = self
-                .shard
-                .own(&gradient.f_detach()?.f_contiguous()?)?
-                .f_to_kind(Kind::Float)?
-                .f_view([-1i64])?;
+            };
+            let own = state.own()?;
+            let gradient = gradient.f_to_kind(Kind::Float)?.f_view([-1i64])?;
             let scale = gradient_scales.get(state.group).copied().unwrap_or(1.0);
             let lr = lr * self.rates.get(state.group).copied().unwrap_or(1.0);
             let changed = state.master.as_ref().unwrap_or(&own);
@@ -188,11 +240,11 @@ impl AdamW {
             if let Some(master) = &state.master {
                 own.shallow_clone().f_copy_(master)?;
             }
-            let _ = state.weight.f_grad()?.f_zero_()?;
-            updated.push(Divided {
-                whole: state.weight.f_detach()?,
-                own,
-            });
+            state.clear_gradient()?;
+            if state.apart.is_none() {
+                let (whole, cut) = (state.weight.f_detach()?, state.cut);
+                updated.push(Divided { whole, own, cut });
+            }
         }
         match self.shard.is_whole() {
             true => Ok(()),
@@ -203,32 +255,33 @@ impl AdamW {
     /// Leaves weights and moments as they are, and takes the gradients away.
     pub fn skip(&mut self) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        for state in &self.states {
-            let mut gradient = state.weight.f_grad()?;
-            if gradient.defined() {
-                let _ = gradient.f_zero_()?;
-            }
-        }
-        Ok(())
+        self.states.iter().try_for_each(State::clear_gradient)
     }
 
-    /// What a trained model is written from, where it computes in less than f32: those whose names
-    /// begin with `prefix`, without it. All ranks bring their parts; where there are parts, the
-    /// first rank alone is given the masters.
+    /// What a trained model is written from, where it computes in less than f32 or its layers are
+    /// sharded: those whose names begin with `prefix`, without it. All ranks bring their parts;
+    /// where there are parts, the first rank alone is given the masters.
     pub fn masters(&self, prefix: &str, ranks: Ranks) -> Result<MasterWeights> {
         let _no_grad = tch::no_grad_guard();
         let mut masters = MasterWeights::new();
         for state in &self.states {
-            let (Some(name), Some(own)) = (state.name.strip_prefix(prefix), &state.master) else {
+            let Some(name) = state.name.strip_prefix(prefix) else {
                 continue;
+            };
+            let own = match (&state.master, &state.apart) {
+                (Some(master), _) => master.shallow_clone(),
+                (None, Some(apart)) => apart.weight.shallow_clone(),
+                (None, None) => continue,
             };
             let mut whole = own.shallow_clone();
             if !self.shard.is_whole() {
-                let options = (Kind::Float, state.weight.device());
+                let options = (own.f_kind()?, state.weight.device());
                 whole = Tensor::f_empty(state.weight.size(), options)?;
+                let (into, cut) = (whole.shallow_clone(), state.cut);
                 let divided = Divided {
-                    whole: whole.shallow_clone(),
-                    own: own.shallow_clone(),
+                    whole: into,
+                    own,
+                    cut,
                 };
                 self.shard.unite(ranks, &[divided])?;
             }
@@ -252,8 +305,10 @@ impl AdamW {
     /// The first weight or moment that is NaN or infinite.
     pub fn not_finite(&self) -> Result<Option<&str>> {
         for state in &self.states {
-            let weight = state.master.as_ref().unwrap_or(&state.weight);
-            for tensor in [weight, &state.m, &state.v] {
+            let own = state.apart.as_ref().map_or(&state.weight, |it| &it.weight);
+            let weight = state.master.as_ref().unwrap_or(own);
+            let has_values = |tensor: &&Tensor| tensor.numel() > 0;
+            for tensor in [weight, &state.m, &state.v].into_iter().filter(has_values) {
                 // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of
                 // the run.
                 let (least, most) = tensor.f_detach()?.f_aminmax(None::<i64>, false)?;
@@ -276,7 +331,7 @@ impl AdamW {
             source.insert(format!("v/{}", state.name), &state.v)?;
             let weight = match &state.master {
                 Some(master) => master.shallow_clone(),
-                None => self.shard.own(&state.weight.f_detach()?)?,
+                None => state.own()?,
             };
             source.insert(format!("w/{}", state.name), &weight)?;
         }
@@ -292,17 +347,29 @@ impl AdamW {
         self.n_steps = n_steps;
         for state in &mut self.states {
             let m = saved(source, &format!("m/{}", state.name), &state.weight)?;
-            state.m.f_copy_(&self.shard.own(&m)?)?;
+            state.m.f_copy_(&state.cut.own(&m)?)?;
             let v = saved(source, &format!("v/{}", state.name), &state.weight)?;
-            state.v.f_copy_(&self.shard.own(&v)?)?;
+            state.v.f_copy_(&state.cut.own(&v)?)?;
             let w = saved(source, &format!("w/{}", state.name), &state.weight)?;
-            state.weight.f_detach()?.f_copy_(&w)?;
+            match &mut state.apart {
+                Some(apart) => apart.weight.f_copy_(&state.cut.own(&w)?)?,
+                None => state.weight.f_detach()?.f_copy_(&w)?,
+            }
             if let Some(master) = &mut state.master {
-                master.f_copy_(&self.shard.own(&w)?)?;
+                master.f_copy_(&state.cut.own(&w)?)?;
             }
         }
         Ok(())
     }
+}
+
+/// The square of the L2 norm.
+fn squared(gradient: &Tensor) -> Result<f64> {
+    let norm = gradient
+        .f_to_kind(Kind::Float)?
+        .f_norm()?
+        .f_double_value(&[])?;
+    Ok(norm * norm)
 }
 
 /// In f32, whatever a weight is in.

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use minitron_core::error::Result;
-use minitron_core::model::{Input, MixerContext, Site, Transformer};
+use minitron_core::model::{Direction, Input, MixerContext, Site, Transformer};
 
 /// Told of each layer whose parameters have all of a pass's gradient.
 pub(super) type AfterLayer<'f> = &'f mut dyn FnMut(usize) -> Result<()>;
@@ -72,7 +72,7 @@ impl<'m> Pass<'m> {
         };
         let mut x_bte = tch::no_grad(|| model.frame.embed(input, 0))?;
         for layer_idx in 0..model.blocks.len() {
-            let _held = model.hold(layer_idx, Some(layer_idx + 1))?;
+            let _held = model.hold(layer_idx, Direction::Forward)?;
             x_bte = pass.go_on(&x_bte, recompute)?;
         }
         pass.hidden_bte = leaf(&pass.go_on(&x_bte, recompute)?)?;
@@ -82,6 +82,19 @@ impl<'m> Pass<'m> {
             .entry(Site::Last)
             .and_modify(|last| *last = hidden_bte.shallow_clone());
         Ok(pass)
+    }
+
+    /// Takes part in bringing layers for a pass, there and back, that other ranks make.
+    pub fn stand_by(model: &Transformer, after_layer: AfterLayer) -> Result<()> {
+        if !model.brings_layers() {
+            return Ok(());
+        }
+        model.stand_by()?;
+        for layer_idx in (0..model.blocks.len()).rev() {
+            let _held = model.hold(layer_idx, Direction::Backward)?;
+            after_layer(layer_idx)?;
+        }
+        Ok(())
     }
 
     /// The next step; what it gave, without a graph.
@@ -124,7 +137,7 @@ impl<'m> Pass<'m> {
         while let Some(step) = self.steps.pop() {
             let layer_idx = self.steps.len();
             let _held = match layer_idx < n_layers {
-                true => Some(self.model.hold(layer_idx, layer_idx.checked_sub(1))?),
+                true => Some(self.model.hold(layer_idx, Direction::Backward)?),
                 false => None,
             };
             gradient_bte = self.back(layer_idx, step, &gradient_bte)?;

@@ -7,6 +7,10 @@ use super::optimizer::AdamW;
 use crate::ranks::{BUCKET_BYTES, Ranks, of_comm};
 use minitron_core::error::{Present, Result};
 
+/// A small model's gradients leave in so many buckets: the first ones while there is something left
+/// to compute.
+const N_BUCKETS: usize = 8;
+
 /// Sums gradients over the ranks, in buckets that leave as soon as they are full. All ranks send
 /// the same buckets in the same order: the layers from the last to the first, then all else;
 /// whoever has no gradient sends zeros.
@@ -20,6 +24,8 @@ pub(super) struct Reduction {
     n_sent: usize,
     bucket: Vec<Tensor>,
     n_bytes: usize,
+    /// Most bytes of a bucket.
+    capacity: usize,
     /// By parameter, what travels for it, and that it is not the gradient itself.
     stand_ins: Vec<(usize, Tensor)>,
     under_way: Vec<Work>,
@@ -29,6 +35,7 @@ impl Reduction {
     /// Before a step; the layers are those of the student.
     pub fn begin(optimizer: &AdamW, ranks: Ranks) -> Self {
         let (units, n_layers) = optimizer.units();
+        let capacity = (optimizer.n_bytes() / N_BUCKETS).min(BUCKET_BYTES);
         Reduction {
             ranks,
             units,
@@ -36,6 +43,7 @@ impl Reduction {
             n_sent: 0,
             bucket: Vec::new(),
             n_bytes: 0,
+            capacity,
             stand_ins: Vec::new(),
             under_way: Vec::new(),
         }
@@ -111,7 +119,7 @@ impl Reduction {
         }
         let n_bytes = travelling.numel() * travelling.kind().elt_size_in_bytes();
         let is_of_type = |first: &Tensor| first.kind() == travelling.kind();
-        let fits = self.n_bytes + n_bytes <= BUCKET_BYTES;
+        let fits = self.n_bytes + n_bytes <= self.capacity;
         if !(fits && self.bucket.first().is_none_or(is_of_type)) {
             self.leave()?;
         }

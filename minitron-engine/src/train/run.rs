@@ -165,7 +165,7 @@ impl Trainer<'_> {
     fn shard(&self) -> Shard {
         match self.sharding {
             Sharding::None => Shard::whole(),
-            Sharding::Optimizer => Shard::of(self.ranks),
+            Sharding::Optimizer | Sharding::Layers => Shard::of(self.ranks),
         }
     }
 
@@ -281,7 +281,6 @@ impl Trainer<'_> {
                 self.ranks,
             )?;
         }
-        let n_passes = batches.len();
         batches.each(|idx, batch| {
             let begin = Instant::now();
             let objectives = group.iter().map(|state| state.learner.objective);
@@ -292,7 +291,7 @@ impl Trainer<'_> {
             )?;
             let asking = begin.elapsed();
             for state in &mut *group {
-                let batch = (batch, idx + 1 == n_passes);
+                let batch = (batch, batches.is_last(idx));
                 state.accumulate(batch, output.as_deref(), self.correction.as_ref())?;
             }
             let (by_logits, kept) = output.map(|output| output.took()).unwrap_or_default();
@@ -300,6 +299,12 @@ impl Trainer<'_> {
             spared += asking.saturating_mul(n_others) + kept;
             Ok(())
         })?;
+        for idx in batches.beyond() {
+            teacher.iter().try_for_each(|teacher| teacher.stand_by())?;
+            group
+                .iter_mut()
+                .try_for_each(|state| state.stand_by(batches.is_last(idx)))?;
+        }
         Ok((took, spared))
     }
 

@@ -49,6 +49,10 @@ pub enum Sharding {
     None,
     /// Moments and master weights (ZeRO stage 1).
     Optimizer,
+    /// Of every layer, those, its weights and its gradients, and the weights of a teacher that is
+    /// held in memory (ZeRO stage 3); moments and masters of all else. Layers run a second time in
+    /// the backward pass.
+    Layers,
 }
 
 impl Default for TrainSettings {

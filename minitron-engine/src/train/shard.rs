@@ -1,16 +1,29 @@
-//! Which part of every tensor a rank keeps the optimiser's state of (ZeRO stage 1, Rajbhandari et
-//! al. 2020, arXiv 1910.02054). N ranks, n values of a tensor.
+//! Which values a rank keeps of every tensor (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054). N
+//! ranks, n values of a tensor.
 
 use tch::{Kind, Tensor};
 
 use crate::ranks::Ranks;
 use minitron_core::error::Result;
 
-/// Rank r of N has values `r·⌈n/N⌉` up to `(r + 1)·⌈n/N⌉` of every tensor, as they lie in memory.
+/// One of N ranks that divide values among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     rank: usize,
     n_ranks: usize,
+}
+
+/// How the values of one tensor are divided: as they lie in memory, each rank's follow those of the
+/// one before it. Tensors that are divided as one lie one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Values of the tensor.
+    n: i64,
+    /// Values before it.
+    start: i64,
+    /// Values of all that each rank keeps.
+    stride: i64,
+    shard: Shard,
 }
 
 /// Values that travel at once.
@@ -20,6 +33,7 @@ const BUCKET: i64 = 6 << 20;
 pub(super) struct Divided {
     pub whole: Tensor,
     pub own: Tensor,
+    pub cut: Cut,
 }
 
 impl Shard {
@@ -49,26 +63,37 @@ impl Shard {
         (self.rank, self.n_ranks)
     }
 
-    /// Values of the longest part of `n`.
-    fn stride(self, n: i64) -> i64 {
-        n.unsigned_abs().div_ceil(self.n_ranks as u64) as i64
-    }
-
-    /// Where a rank's values of `n` begin, and how many there are.
-    fn range_of(self, rank: usize, n: i64) -> (i64, i64) {
-        let stride = self.stride(n);
-        let start = stride.saturating_mul(rank as i64).min(n);
-        (start, stride.min(n - start))
-    }
-
-    /// The own values of a contiguous tensor, as a view; the tensor itself where there is no
-    /// other.
-    pub(super) fn own(self, tensor: &Tensor) -> Result<Tensor> {
-        if self.is_whole() {
-            return Ok(tensor.shallow_clone());
+    /// A tensor that is divided by itself.
+    pub(super) fn cut(self, tensor: &Tensor) -> Cut {
+        let n = tensor.numel() as i64;
+        Cut {
+            n,
+            start: 0,
+            stride: self.stride(n),
+            shard: self,
         }
-        let (start, len) = self.range_of(self.rank, tensor.numel() as i64);
-        Ok(tensor.f_view([-1i64])?.f_narrow(0, start, len)?)
+    }
+
+    /// Tensors of so many values that are divided as one.
+    pub(super) fn cuts(self, sizes: &[i64]) -> Vec<Cut> {
+        let stride = self.stride(sizes.iter().sum());
+        let mut start = 0;
+        let mut cuts = Vec::with_capacity(sizes.len());
+        for &n in sizes {
+            cuts.push(Cut {
+                n,
+                start,
+                stride,
+                shard: self,
+            });
+            start += n;
+        }
+        cuts
+    }
+
+    /// ⌈n/N⌉: what each rank keeps of so many, the last ones of nothing.
+    pub(super) fn stride(self, n: i64) -> i64 {
+        n.unsigned_abs().div_ceil(self.n_ranks as u64) as i64
     }
 
     /// Brings the values of all ranks together in every `whole`.
@@ -99,31 +124,74 @@ impl Shard {
         let device = bucket
             .first()
             .map_or(tch::Device::Cpu, |first| first.whole.device());
-        let strides = bucket
-            .iter()
-            .map(|divided| self.stride(divided.whole.numel() as i64));
-        let len: i64 = strides.clone().sum();
+        let longest: Vec<i64> = bucket.iter().map(|it| it.cut.longest()).collect();
+        let len: i64 = longest.iter().sum();
         // Parts are padded to one length.
         let own = Tensor::f_zeros([len], (kind, device))?;
         let mut start = 0;
-        for (divided, stride) in bucket.iter().zip(strides.clone()) {
+        for (divided, longest) in bucket.iter().zip(&longest) {
             let n_own = divided.own.numel() as i64;
             own.f_narrow(0, start, n_own)?.f_copy_(&divided.own)?;
-            start += stride;
+            start += longest;
         }
         let all = Tensor::f_empty([len.saturating_mul(self.n_ranks as i64)], (kind, device))?;
         ranks.all_gather(&all, &own)?;
         for rank in 0..self.n_ranks {
             let mut start = len.saturating_mul(rank as i64);
-            for (divided, stride) in bucket.iter().zip(strides.clone()) {
+            for (divided, longest) in bucket.iter().zip(&longest) {
                 let flat = divided.whole.f_view([-1i64])?;
-                let (to, n) = self.range_of(rank, flat.numel() as i64);
+                let (to, n) = divided.cut.range_of(rank);
                 flat.f_narrow(0, to, n)?
                     .f_copy_(&all.f_narrow(0, start, n)?)?;
-                start += stride;
+                start += longest;
             }
         }
         Ok(())
+    }
+}
+
+impl Cut {
+    /// Where a rank's values of the tensor begin, and how many there are.
+    fn range_of(self, rank: usize) -> (i64, i64) {
+        let first = self.stride.saturating_mul(rank as i64) - self.start;
+        let begin = first.clamp(0, self.n);
+        let end = first.saturating_add(self.stride).clamp(0, self.n);
+        (begin, end - begin)
+    }
+
+    /// Where the rank's own begin among all that it keeps, and how many there are.
+    pub(super) fn kept(self) -> (i64, i64) {
+        let rank = self.shard.rank;
+        let (begin, n) = self.range_of(rank);
+        let kept = (self.start + begin) - self.stride.saturating_mul(rank as i64);
+        // Of nothing, any place serves.
+        (if n == 0 { 0 } else { kept }, n)
+    }
+
+    /// Most values that a rank keeps of the tensor.
+    fn longest(self) -> i64 {
+        let lens = (0..self.shard.n_ranks).map(|rank| self.range_of(rank).1);
+        lens.max().unwrap_or(0)
+    }
+
+    /// Values of all ranks together, those of nothing among them.
+    pub(super) fn all(self) -> i64 {
+        self.stride.saturating_mul(self.shard.n_ranks as i64)
+    }
+
+    /// Where the tensor lies among those that are divided as one.
+    pub(super) fn place(self) -> (i64, i64) {
+        (self.start, self.n)
+    }
+
+    /// The own values of the tensor, contiguous, as a view; the tensor itself where there is no
+    /// other rank.
+    pub(super) fn own(self, tensor: &Tensor) -> Result<Tensor> {
+        if self.shard.is_whole() {
+            return Ok(tensor.shallow_clone());
+        }
+        let (start, len) = self.range_of(self.shard.rank);
+        Ok(tensor.f_view([-1i64])?.f_narrow(0, start, len)?)
     }
 }
 
@@ -133,15 +201,35 @@ mod tests {
 
     #[test]
     fn parts_follow_each_other_and_cover_all() {
-        for n in [0, 1, 2, 3, 7, 8, 100] {
+        for sizes in [
+            vec![0],
+            vec![1],
+            vec![7],
+            vec![3, 1, 8],
+            vec![100, 0, 2, 31],
+        ] {
             for n_ranks in [1, 2, 3, 5] {
-                let mut end = 0;
-                for rank in 0..n_ranks {
-                    let (start, len) = Shard { rank, n_ranks }.range_of(rank, n);
-                    assert!(start == end && len >= 0, "{n} {n_ranks}");
-                    end += len;
+                let of = |rank| Shard { rank, n_ranks }.cuts(&sizes);
+                let total: i64 = sizes.iter().sum();
+                let mut kept = vec![0; n_ranks];
+                for (idx, n) in sizes.iter().enumerate() {
+                    let mut end = 0;
+                    for (rank, kept) in kept.iter_mut().enumerate() {
+                        let cut = of(rank)[idx];
+                        let (start, len) = cut.range_of(rank);
+                        assert!(len == 0 || start == end, "{sizes:?} {n_ranks}");
+                        assert!(
+                            len == 0 || cut.kept() == (*kept, len),
+                            "{sizes:?} {n_ranks}"
+                        );
+                        assert!(len <= cut.longest());
+                        end += len;
+                        *kept += len;
+                    }
+                    assert_eq!(end, *n);
                 }
-                assert_eq!(end, n);
+                let stride = of(0)[0].shard.stride(total);
+                assert!(kept.iter().all(|kept| *kept <= stride));
             }
         }
     }

@@ -44,6 +44,12 @@ pub(super) fn weigh_states(
         took += output.map(|output| output.took().0).unwrap_or_default();
         Ok(())
     })?;
+    for _ in batches.beyond() {
+        teacher.iter().try_for_each(|teacher| teacher.stand_by())?;
+        dynamic
+            .iter()
+            .try_for_each(|state| state.learner.student.stand_by())?;
+    }
     for (state, evaluation) in dynamic.iter_mut().zip(&mut evaluations) {
         evaluation.reduce(ranks)?;
         state.set_factors(evaluation.factors());

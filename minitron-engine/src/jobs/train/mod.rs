@@ -15,6 +15,7 @@ pub use teacher_source::TeacherOptions;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::Args;
@@ -36,11 +37,12 @@ use crate::jobs::identity::name_of;
 use crate::jobs::vocabulary::{Compared, Model, Vocabulary};
 use crate::memory::peak_bytes;
 use crate::train::{
-    Correction, Learner, MasterWeights, Objective, Outcome, Teacher, Trainer, saved_cursor,
+    Correction, Learner, MasterWeights, Objective, Outcome, ShardedLayers, Sharding, Teacher,
+    Trainer, saved_cursor,
 };
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::error::{Error, Result};
-use minitron_core::model::Transformer;
+use minitron_core::model::{LoadOptions, Transformer};
 use minitron_core::output::OutputLock;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
@@ -116,7 +118,8 @@ pub fn distill(
 ) -> Result<Value> {
     let folder = context.open_to_run(&options.teacher)?;
     let name = card::name_of(&options.teacher, &folder.checkpoint.dir);
-    let teacher = TeacherSource::new(name, folder, &options.teacher_options)?;
+    let mut teacher = TeacherSource::new(name, folder, &options.teacher_options)?;
+    teacher.is_sharded = shards_layers(context, &options.training);
     let start = WeightStart::folder(&options.student, context.open_to_run(&options.student)?);
     let losses = match options.training.losses.as_slice() {
         [] => context.defaults.distillation_losses(),
@@ -162,7 +165,7 @@ impl Training<'_> {
             objective: &by_labels,
             rate: rate.unwrap_or(1.0),
         });
-        let student = context.load(start.source.as_ref(), &start.spec, true)?;
+        let (student, layers) = self.student(&start)?;
         // Fresh weights would stay in memory beside the model's own.
         start.source = Box::new(MemorySource::default());
         let (modules, card) = (modules_of(&start)?, self.card(&start, teacher)?);
@@ -174,6 +177,7 @@ impl Training<'_> {
         };
         let learner = Learner {
             student: &student,
+            layers: layers.as_deref(),
             objective: &objective,
             identity: self.identity(&loader.borrow(), eval_windows.as_ref(), &start, teacher)?,
             out_dir,
@@ -257,10 +261,26 @@ impl Training<'_> {
         }
         let kept = kept.as_deref();
         let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
+        // A layer that is let go has no inside to hold.
+        let recompute = self.options.recompute || shards_layers(self.context, self.options);
         Ok(Objective {
-            recompute: self.options.recompute,
+            recompute,
             ..objective
         })
+    }
+
+    /// The model that learns, and where its layers are if not with it.
+    fn student(&self, start: &WeightStart) -> Result<(Transformer, Option<Rc<ShardedLayers>>)> {
+        let (context, source) = (self.context, start.source.as_ref());
+        if !shards_layers(context, self.options) {
+            return Ok((context.load(source, &start.spec, true)?, None));
+        }
+        let options = LoadOptions {
+            trainable: true,
+            ..context.load_options()
+        };
+        let (model, layers) = ShardedLayers::load(source, &start.spec, options, context.ranks)?;
+        Ok((model, Some(layers)))
     }
 
     /// What a teacher learns by that is corrected: the text's own labels.
@@ -379,6 +399,11 @@ impl Training<'_> {
         }
         Ok(summary(&outcome, &folder.student.spec, out_dir))
     }
+}
+
+/// Whether each rank keeps a part of every layer.
+fn shards_layers(context: &Context, options: &TrainingOptions) -> bool {
+    options.shard == Sharding::Layers && context.ranks.has_others()
 }
 
 fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {

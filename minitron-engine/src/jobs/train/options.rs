@@ -101,8 +101,8 @@ pub struct TrainingOptions {
     /// Run every layer a second time in the backward pass instead of holding its inside in memory.
     #[arg(long)]
     pub recompute: bool,
-    /// What each of several processes keeps a part of: none, or optimizer (its moments and
-    /// masters).
+    /// What each of several processes keeps a part of: none; optimizer, its moments and masters; or
+    /// layers, their weights and gradients too, and the teacher's (with recompute).
     #[arg(long, value_enum, default_value = "none")]
     #[schemars(extend("decides" = false))]
     pub shard: Sharding,

@@ -71,6 +71,8 @@ pub(crate) struct TeacherSource {
     /// Token ids that its students are compared with it over: its own, or theirs where those are
     /// fewer.
     pub vocab: usize,
+    /// Whether ranks that hold it in memory keep a part of its layers each.
+    pub is_sharded: bool,
 }
 
 impl TeacherSource {
@@ -84,6 +86,7 @@ impl TeacherSource {
             options: options.clone(),
             digest,
             vocab,
+            is_sharded: false,
         })
     }
 }

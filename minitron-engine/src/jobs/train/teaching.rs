@@ -9,8 +9,8 @@ use crate::jobs::compute_type::ComputeType;
 use crate::jobs::context::Context;
 use crate::jobs::identity::name_of;
 use crate::train::{
-    CacheHeader, CachedTeacher, InMemoryTeacher, MasterWeights, Objective, StreamedTeacher,
-    Teacher, TeacherCache, Term,
+    CacheHeader, CachedTeacher, InMemoryTeacher, MasterWeights, Objective, ShardedLayers,
+    StreamedTeacher, Teacher, TeacherCache, Term,
 };
 use minitron_core::contract::TeacherNeed;
 use minitron_core::error::{Error, Result};
@@ -210,14 +210,16 @@ impl TeacherSource {
         let ModelFolder {
             checkpoint, spec, ..
         } = &self.folder;
-        let options = self.load_options(context);
-        Ok(match self.options.stream_teacher {
-            true => Box::new(StreamedTeacher::new(&checkpoint.tensors, spec, options)),
-            false => Box::new(InMemoryTeacher(Transformer::load(
-                &checkpoint.tensors,
-                spec,
-                options,
-            )?)),
-        })
+        let (options, tensors) = (self.load_options(context), &checkpoint.tensors);
+        if self.options.stream_teacher {
+            return Ok(Box::new(StreamedTeacher::new(tensors, spec, options)));
+        }
+        // What a cache lacks, one rank asks for without the others.
+        let is_cached = self.options.teacher_cache.is_some();
+        let model = match self.is_sharded && !is_cached {
+            true => ShardedLayers::load(tensors, spec, options, context.ranks)?.0,
+            false => Transformer::load(tensors, spec, options)?,
+        };
+        Ok(Box::new(InMemoryTeacher(model)))
     }
 }

@@ -42,6 +42,11 @@ pub trait Teacher: Debug {
     /// Bytes that it keeps in memory besides a batch's activations.
     fn kept_bytes(&self) -> u64;
 
+    /// Takes part in a pass that other ranks make, where it is divided among them.
+    fn stand_by(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes what it has learned on the way last; called before a checkpoint is written.
     fn settle(&mut self) -> Result<()> {
         Ok(())
@@ -108,11 +113,11 @@ impl<'m> DenseOutput<'m> {
 
 impl<M: Borrow<Transformer> + Debug> Teacher for InMemoryTeacher<M> {
     fn kept_bytes(&self) -> u64 {
-        let parameters = self.0.borrow().parameters();
-        parameters
-            .iter()
-            .map(|parameter| bytes_of(&parameter.tensor) as u64)
-            .sum()
+        self.0.borrow().n_bytes()
+    }
+
+    fn stand_by(&self) -> Result<()> {
+        self.0.borrow().stand_by()
     }
 
     fn spec(&self) -> &ModelSpec {
