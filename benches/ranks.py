@@ -1,12 +1,16 @@
 """Several processes on this machine: beside what people run today, and under kills.
 
     .deps/venv/bin/python benches/ranks.py peers --peers ../shared/peers --rounds 3
+    .deps/venv/bin/python benches/ranks.py memory
     .deps/venv/bin/python benches/ranks.py kills --model FOLDER --text FILE --kills 100
     sudo .deps/venv/bin/python benches/ranks.py networks --model FOLDER --text FILE
 
 `peers` distils 130M into 60M parameters with 2 ranks on Gloo over the loopback, alternating with PyTorch's DistributedDataParallel,
 ZeroRedundancyOptimizer and FSDP2 (benches/peer_ranks.py): seconds of a step, the first one left out; peak memory of the larger rank;
 bytes over the loopback in a step, from runs of different length.
+
+`memory` distils 12 layers of 7M parameters each into as many, with 1, 2 and 4 ranks that keep all, parts of the moments, or parts of
+the layers too: the largest rank's peak beside the one that was said before the first step.
 
 `networks` puts two ranks into network namespaces of their own that a link joins, takes the link away under a distillation, and gives it
 back: both end with an error in time, and the run goes on to the bytes of one whose link stayed.
@@ -26,6 +30,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -79,13 +85,15 @@ def watched(command):
 
 
 def ours(a, mode, steps):
-    out = a.work / f"ours-{mode}"
+    out = a.work / "ours"
     text, peak, sent = watched(
         [a.minitron, "launch", "--nproc", a.ranks, "--", "distill", "--teacher", a.teacher, "--student", a.student, "--data", a.tokens]
         + ["--tokens", steps * BATCH * SEQ, "--seq-len", SEQ, "--batch-size", BATCH, "--lr", "1e-4", "--checkpoint-every", 10**9]
-        + ["--out", out, "--force", "--json", "--quiet", "--shard", "optimizer" if mode == "zero1" else "none"]
+        + ["--out", out, "--force", "--json", "--quiet", *mode.split()]
     )
-    return BATCH * SEQ / json.loads(text)["tokens_per_second"], peak, sent
+    told = json.loads(text)
+    a.said_mib = told["memory"]["predicted_bytes"] / 2**20
+    return BATCH * SEQ / told["tokens_per_second"], peak, sent
 
 
 def theirs(a, mode, steps):
@@ -100,21 +108,52 @@ def theirs(a, mode, steps):
 
 
 SIDES = {
-    "ours": lambda a, steps: ours(a, "ddp", steps),
+    "ours": lambda a, steps: ours(a, "--shard none", steps),
     "DDP": lambda a, steps: theirs(a, "ddp", steps),
-    "ours, --shard optimizer": lambda a, steps: ours(a, "zero1", steps),
+    "ours, --shard optimizer": lambda a, steps: ours(a, "--shard optimizer", steps),
     "ZeroRedundancyOptimizer": lambda a, steps: theirs(a, "zero1", steps),
+    "ours, --shard layers": lambda a, steps: ours(a, "--shard layers", steps),
     "FSDP2": lambda a, steps: theirs(a, "fsdp2", steps),
 }
 
 
-def peers(a):
+def models(a):
     a.peers, a.work = a.peers.resolve(), a.work.resolve()
     a.work.mkdir(parents=True, exist_ok=True)
     a.teacher, a.student, a.tokens = a.work / "llama-130m", a.work / "llama-60m", a.work / "tokens-130m.npy"
     for size in ("130m", "60m"):
         if not (a.work / f"tokens-{size}.npy").exists():
             subprocess.run([sys.executable, a.peers / "make.py", a.work, size, str(32 * SEQ)], check=True, stdout=subprocess.DEVNULL)
+
+
+DEEP = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 2048, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
+}
+
+
+def memory(a):
+    a.work = a.work.resolve()
+    (a.work / "deep").mkdir(parents=True, exist_ok=True)
+    (a.work / "deep/config.json").write_text(json.dumps(DEEP))
+    a.tokens, a.teacher = a.work / "tokens-2k.npy", a.work / "deep-model"
+    a.student = a.teacher
+    np.save(a.tokens, np.random.default_rng(0).integers(3, 2048, 32 * SEQ, dtype=np.uint16))
+    fresh = ["train", "--config", a.work / "deep/config.json", "--data", a.tokens, "--tokens", "64", "--seq-len", "64", "--batch-size", "1"]
+    subprocess.run([str(word) for word in [a.minitron, *fresh, "--out", a.teacher, "--force", "--quiet"]], check=True)
+    table = []
+    for a.ranks in (1, 2, 4):
+        for mode in ("--shard none --recompute", "--shard optimizer --recompute", "--shard layers"):
+            if a.ranks > 1 or "none" in mode:
+                _, peak, _ = ours(a, mode, 2)
+                table.append({"ranks": a.ranks, "mode": mode, "said_mib": round(a.said_mib), "peak_mib": round(peak)})
+                print(table[-1], file=sys.stderr, flush=True)
+    print(json.dumps(table, indent=1))
+
+
+def peers(a):
+    models(a)
     found = {side: [] for side in SIDES}
     for number in range(a.rounds):
         sides = list(SIDES)
@@ -243,7 +282,7 @@ def networks(a):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["peers", "kills", "networks"])
+    parser.add_argument("what", choices=["peers", "memory", "kills", "networks"])
     parser.add_argument("--peers", type=Path, help="folder with make.py")
     parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
     parser.add_argument("--work", type=Path, default=ROOT / "out/ranks", help="models and scratch files")
@@ -257,7 +296,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60.0, help="most time that kills take")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    {"peers": peers, "kills": kills, "networks": networks}[a.what](a)
+    {"peers": peers, "memory": memory, "kills": kills, "networks": networks}[a.what](a)
 
 
 main()

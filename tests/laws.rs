@@ -34,6 +34,8 @@ mod rescaling;
 mod scoring;
 /// Grids, rungs, comparisons.
 mod searching;
+/// Layers whose weights are brought when they run.
+mod sharded;
 /// Where a teacher may be, and losses on states.
 mod teachers;
 /// The loop, the objective, resuming.

@@ -131,8 +131,8 @@ impl Ranks {
             .try_for_each(|work| work.wait().map_err(of_comm))
     }
 
-    /// Begins to replace tensors of one type by their sums over all ranks; nobody touches them until
-    /// the work is waited for.
+    /// Begins to replace tensors of one type by their sums over all ranks; nobody touches them
+    /// until the work is waited for.
     ///
     /// # Errors
     /// As [`Ranks::add_up`].

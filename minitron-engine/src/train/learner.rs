@@ -12,7 +12,6 @@ use super::held_out::{Best, HeldOutLoss};
 use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
-use super::pass::Pass;
 use super::reduction::Reduction;
 use super::resume::{self, State};
 use super::settings::TrainSettings;
@@ -112,7 +111,7 @@ pub(super) struct TrainState<'a> {
     recent: Vec<Weighed>,
     step: Step,
     /// The step's gradients on their way, where there are other ranks.
-    reduction: Option<Reduction>,
+    reduction: Option<Reduction<'a>>,
 }
 
 impl<'a> TrainState<'a> {
@@ -169,8 +168,9 @@ impl<'a> TrainState<'a> {
     /// Begins a step of all these predictions and tokens.
     pub fn begin(&mut self, counts: Counts, ranks: Ranks) {
         self.step = Step::begin(self.learner.objective, counts);
-        let has_others = ranks.has_others();
-        self.reduction = has_others.then(|| Reduction::begin(&self.optimizer, ranks));
+        let layers = self.learner.layers;
+        let begin = || Reduction::begin(&self.optimizer, ranks, layers);
+        self.reduction = (ranks.has_others() || layers.is_some()).then(begin);
     }
 
     /// Says what the losses on states of the step are multiplied by.
@@ -189,20 +189,17 @@ impl<'a> TrainState<'a> {
         let Learner {
             student, objective, ..
         } = self.learner;
-        let layers = self.learner.layers;
         let _span = tracing::debug_span!("student").entered();
         let whole = self.step.counts;
         let of_step = (whole, self.step.factors.as_deref());
-        let mut reduction = self.reduction.as_mut().filter(|_| is_last);
-        let optimizer = &self.optimizer;
-        let mut after_layer = |layer_idx| match (layers, &mut reduction) {
-            (Some(layers), _) => layers.add_up(layer_idx),
-            (None, Some(reduction)) => reduction.after_layer(optimizer, layer_idx),
-            (None, None) => Ok(()),
+        let (optimizer, mut reduction) = (&self.optimizer, self.reduction.as_mut());
+        let mut after_layer = |layer| match &mut reduction {
+            Some(reduction) => reduction.after_layer(optimizer, layer, is_last),
+            None => Ok(()),
         };
         let means = objective.backward_from(student, output, batch, of_step, &mut after_layer)?;
         if let Some(reduction) = reduction {
-            reduction.after_student(optimizer)?;
+            reduction.after_pass(optimizer, is_last)?;
         }
         if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
             let (loss, _) = self.step.teacher.unwrap_or_default();
@@ -214,21 +211,14 @@ impl<'a> TrainState<'a> {
 
     /// Takes part in a pass that other ranks make.
     pub fn stand_by(&mut self, is_last: bool) -> Result<()> {
-        let Some(layers) = self.learner.layers else {
-            return Ok(());
-        };
-        Pass::stand_by(self.learner.student, &mut |idx| layers.add_up(idx))?;
-        match self.reduction.as_mut().filter(|_| is_last) {
-            Some(reduction) => reduction.after_student(&self.optimizer),
+        match &mut self.reduction {
+            Some(it) => it.stand_by(self.learner.student, &self.optimizer, is_last),
             None => Ok(()),
         }
     }
 
     /// Sends what is left of the step's gradients to the other ranks.
     pub fn send(&mut self) -> Result<()> {
-        if let Some(layers) = self.learner.layers {
-            layers.settle()?;
-        }
         match &mut self.reduction {
             Some(reduction) => reduction.after_all(&self.optimizer),
             None => Ok(()),

@@ -105,8 +105,9 @@ impl StepMemory {
         }
     }
 
-    /// The same where of every layer each of so many ranks keeps a part of the weights and gradients
-    /// too, and at most two are whole: one that runs, and one that comes or whose gradient goes.
+    /// The same where of every layer each of so many ranks keeps a part of the weights and
+    /// gradients too, and at most two are whole: one that runs, and one that comes or whose
+    /// gradient goes.
     pub fn with_sharded_layers(
         self,
         student: &ModelSpec,

@@ -13,6 +13,7 @@ mod events;
 mod footprint;
 mod gradients;
 mod held_out;
+mod kept;
 mod learner;
 mod memory;
 mod metrics;

@@ -8,8 +8,7 @@ use tch::{Kind, Tensor};
 use super::shard::{Cut, Divided, Shard};
 use super::sharded::{Apart, ShardedLayers};
 use crate::ranks::Ranks;
-use minitron_core::checkpoint::{MemorySource, TensorSource};
-use minitron_core::error::{Error, Result};
+use minitron_core::error::Result;
 use minitron_core::model::Parameter;
 
 /// Elements handled at a time: in-place operations over such a block stay in the cache.
@@ -52,27 +51,27 @@ pub type MasterWeights = BTreeMap<String, Tensor>;
 #[derive(Debug)]
 pub struct AdamW {
     settings: AdamWSettings,
-    n_steps: u64,
+    pub(super) n_steps: u64,
     pub(super) states: Vec<State>,
-    shard: Shard,
+    pub(super) shard: Shard,
     /// Each group's learning rate as a share of the one that a step is told.
     rates: Vec<f64>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    name: String,
+    pub name: String,
     /// The model's own tensor.
     pub weight: Tensor,
     /// The rank's values of it and their gradient, where the model has them while it runs alone.
-    apart: Option<Apart>,
+    pub apart: Option<Apart>,
     /// Which values the rank keeps.
-    cut: Cut,
+    pub cut: Cut,
     /// The same in f32, where the model computes in less; of moments and masters there are the
     /// values of the rank's part alone.
-    master: Option<Tensor>,
-    m: Tensor,
-    v: Tensor,
+    pub master: Option<Tensor>,
+    pub m: Tensor,
+    pub v: Tensor,
     decays: bool,
     pub group: usize,
     layer: Option<usize>,
@@ -90,7 +89,7 @@ impl State {
     }
 
     /// The rank's values.
-    fn own(&self) -> Result<Tensor> {
+    pub fn own(&self) -> Result<Tensor> {
         match &self.apart {
             Some(apart) => Ok(apart.weight.shallow_clone()),
             None => self.cut.own(&self.weight.f_detach()?),
@@ -258,40 +257,6 @@ impl AdamW {
         self.states.iter().try_for_each(State::clear_gradient)
     }
 
-    /// What a trained model is written from, where it computes in less than f32 or its layers are
-    /// sharded: those whose names begin with `prefix`, without it. All ranks bring their parts;
-    /// where there are parts, the first rank alone is given the masters.
-    pub fn masters(&self, prefix: &str, ranks: Ranks) -> Result<MasterWeights> {
-        let _no_grad = tch::no_grad_guard();
-        let mut masters = MasterWeights::new();
-        for state in &self.states {
-            let Some(name) = state.name.strip_prefix(prefix) else {
-                continue;
-            };
-            let own = match (&state.master, &state.apart) {
-                (Some(master), _) => master.shallow_clone(),
-                (None, Some(apart)) => apart.weight.shallow_clone(),
-                (None, None) => continue,
-            };
-            let mut whole = own.shallow_clone();
-            if !self.shard.is_whole() {
-                let options = (own.f_kind()?, state.weight.device());
-                whole = Tensor::f_empty(state.weight.size(), options)?;
-                let (into, cut) = (whole.shallow_clone(), state.cut);
-                let divided = Divided {
-                    whole: into,
-                    own,
-                    cut,
-                };
-                self.shard.unite(ranks, &[divided])?;
-            }
-            if self.shard.is_whole() || ranks.is_first() {
-                masters.insert(name.to_owned(), whole);
-            }
-        }
-        Ok(masters)
-    }
-
     /// Models whose parameters are measured and scaled apart.
     pub(super) fn n_groups(&self) -> usize {
         self.rates.len()
@@ -300,66 +265,6 @@ impl AdamW {
     /// Which part of every tensor this keeps the state of.
     pub fn shard(&self) -> Shard {
         self.shard
-    }
-
-    /// The first weight or moment that is NaN or infinite.
-    pub fn not_finite(&self) -> Result<Option<&str>> {
-        for state in &self.states {
-            let own = state.apart.as_ref().map_or(&state.weight, |it| &it.weight);
-            let weight = state.master.as_ref().unwrap_or(own);
-            let has_values = |tensor: &&Tensor| tensor.numel() > 0;
-            for tensor in [weight, &state.m, &state.v].into_iter().filter(has_values) {
-                // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of
-                // the run.
-                let (least, most) = tensor.f_detach()?.f_aminmax(None::<i64>, false)?;
-                if ![least.f_double_value(&[])?, most.f_double_value(&[])?]
-                    .into_iter()
-                    .all(f64::is_finite)
-                {
-                    return Ok(Some(&state.name));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Moments, and masters where there are any.
-    pub fn to_source(&self) -> Result<MemorySource> {
-        let mut source = MemorySource::default();
-        for state in &self.states {
-            source.insert(format!("m/{}", state.name), &state.m)?;
-            source.insert(format!("v/{}", state.name), &state.v)?;
-            let weight = match &state.master {
-                Some(master) => master.shallow_clone(),
-                None => state.own()?,
-            };
-            source.insert(format!("w/{}", state.name), &weight)?;
-        }
-        Ok(source)
-    }
-
-    /// Takes moments, masters and weights back, as after `n_steps` updates of any number of ranks.
-    ///
-    /// # Errors
-    /// `Recipe` when they belong to a model of other shapes.
-    pub fn restore(&mut self, source: &dyn TensorSource, n_steps: u64) -> Result<()> {
-        let _no_grad = tch::no_grad_guard();
-        self.n_steps = n_steps;
-        for state in &mut self.states {
-            let m = saved(source, &format!("m/{}", state.name), &state.weight)?;
-            state.m.f_copy_(&state.cut.own(&m)?)?;
-            let v = saved(source, &format!("v/{}", state.name), &state.weight)?;
-            state.v.f_copy_(&state.cut.own(&v)?)?;
-            let w = saved(source, &format!("w/{}", state.name), &state.weight)?;
-            match &mut state.apart {
-                Some(apart) => apart.weight.f_copy_(&state.cut.own(&w)?)?,
-                None => state.weight.f_detach()?.f_copy_(&w)?,
-            }
-            if let Some(master) = &mut state.master {
-                master.f_copy_(&state.cut.own(&w)?)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -376,22 +281,6 @@ fn squared(gradient: &Tensor) -> Result<f64> {
 fn zeros_like(weight: &Tensor) -> Result<Tensor> {
     let options = (Kind::Float, weight.device());
     Ok(Tensor::f_zeros(weight.size(), options)?)
-}
-
-/// A tensor of a saved state, which must have the shape of the one that it is for; those that were
-/// kept in parts come without one.
-fn saved(source: &dyn TensorSource, name: &str, like: &Tensor) -> Result<Tensor> {
-    let shape: Vec<usize> = like.size().iter().map(|&side| side as usize).collect();
-    match source.info(name) {
-        Some(info) if info.shape == shape || info.shape == [like.numel()] => {
-            let saved = source.read(name)?.f_view(like.size().as_slice())?;
-            Ok(saved.f_to_device(like.device())?)
-        }
-        _ => Err(Error::Recipe(format!(
-            "resume: the saved state has no `{name}` of shape {shape:?}; it belongs to another \
-             student"
-        ))),
-    }
 }
 
 fn update(
@@ -425,27 +314,4 @@ fn update(
         let _ = w.f_sub_(&step)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use minitron_core::model::Parameter;
-
-    #[test]
-    fn a_weight_or_moment_that_is_not_finite_is_found() {
-        let like = Tensor::ones([4, 3], (Kind::Float, tch::Device::Cpu));
-        let parameter =
-            Parameter::learned("w".into(), &like, tch::Device::Cpu, Kind::Float).unwrap();
-        for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let optimizer = AdamW::new([&parameter], AdamWSettings::default()).unwrap();
-            assert_eq!(optimizer.not_finite().unwrap(), None);
-            for tensor in [&optimizer.states[0].v, &optimizer.states[0].weight.detach()] {
-                let _ = tensor.get(1).get(2).fill_(x);
-                assert_eq!(optimizer.not_finite().unwrap(), Some("w"));
-                let _ = tensor.get(1).get(2).fill_(3e38);
-                assert_eq!(optimizer.not_finite().unwrap(), None);
-            }
-        }
-    }
 }

@@ -4,8 +4,11 @@ use minitron_comm::Work;
 use tch::Tensor;
 
 use super::optimizer::AdamW;
+use super::pass::Pass;
+use super::sharded::ShardedLayers;
 use crate::ranks::{BUCKET_BYTES, Ranks, of_comm};
 use minitron_core::error::{Present, Result};
+use minitron_core::model::Transformer;
 
 /// A small model's gradients leave in so many buckets: the first ones while there is something left
 /// to compute.
@@ -15,8 +18,10 @@ const N_BUCKETS: usize = 8;
 /// the same buckets in the same order: the layers from the last to the first, then all else;
 /// whoever has no gradient sends zeros.
 #[derive(Debug)]
-pub(super) struct Reduction {
+pub(super) struct Reduction<'a> {
     ranks: Ranks,
+    /// Layers whose gradients are summed where their weights lie, after every pass.
+    layers: Option<&'a ShardedLayers>,
     /// The optimiser's parameters by when their gradients are whole: each layer's, and the rest of
     /// each group.
     units: Vec<Vec<usize>>,
@@ -31,13 +36,14 @@ pub(super) struct Reduction {
     under_way: Vec<Work>,
 }
 
-impl Reduction {
+impl<'a> Reduction<'a> {
     /// Before a step; the layers are those of the student.
-    pub fn begin(optimizer: &AdamW, ranks: Ranks) -> Self {
+    pub fn begin(optimizer: &AdamW, ranks: Ranks, layers: Option<&'a ShardedLayers>) -> Self {
         let (units, n_layers) = optimizer.units();
         let capacity = (optimizer.n_bytes() / N_BUCKETS).min(BUCKET_BYTES);
         Reduction {
             ranks,
+            layers,
             units,
             n_layers,
             n_sent: 0,
@@ -49,21 +55,46 @@ impl Reduction {
         }
     }
 
-    /// A layer's gradients are whole, and so are those of all later ones.
+    /// A pass has its part of a layer's gradients, and of those of all later ones; after the last
+    /// pass they are whole.
     ///
     /// # Errors
     /// `Ranks` where one does not take part; so of all below.
-    pub fn after_layer(&mut self, optimizer: &AdamW, layer_idx: usize) -> Result<()> {
-        self.send_until(optimizer, self.n_layers.saturating_sub(layer_idx))
+    pub fn after_layer(&mut self, optimizer: &AdamW, layer: usize, is_last: bool) -> Result<()> {
+        match (self.layers, is_last) {
+            (Some(layers), _) => layers.add_up(layer),
+            (None, true) => self.send_until(optimizer, self.n_layers.saturating_sub(layer)),
+            (None, false) => Ok(()),
+        }
     }
 
-    /// All of the student's are.
+    /// A pass has its part of all of the student's.
     ///
     /// # Errors
     /// As [`Reduction::after_layer`].
-    pub fn after_student(&mut self, optimizer: &AdamW) -> Result<()> {
+    pub fn after_pass(&mut self, optimizer: &AdamW, is_last: bool) -> Result<()> {
+        if !is_last {
+            return Ok(());
+        }
         self.send_until(optimizer, self.n_layers + 1)?;
         self.leave()
+    }
+
+    /// Takes part in a pass that other ranks make.
+    ///
+    /// # Errors
+    /// As [`Reduction::after_layer`].
+    pub fn stand_by(
+        &mut self,
+        student: &Transformer,
+        optimizer: &AdamW,
+        is_last: bool,
+    ) -> Result<()> {
+        let Some(layers) = self.layers else {
+            return Ok(());
+        };
+        Pass::stand_by(student, &mut |idx| layers.add_up(idx))?;
+        self.after_pass(optimizer, is_last)
     }
 
     /// All of them are.
@@ -71,6 +102,9 @@ impl Reduction {
     /// # Errors
     /// As [`Reduction::after_layer`].
     pub fn after_all(&mut self, optimizer: &AdamW) -> Result<()> {
+        if let Some(layers) = self.layers {
+            layers.settle()?;
+        }
         self.send_until(optimizer, self.units.len())?;
         self.leave()
     }

@@ -22,7 +22,12 @@ use minitron_core::spec::ModelSpec;
 pub struct ShardedLayers {
     ranks: Ranks,
     layers: RefCell<Vec<Layer>>,
+    spare: Spare,
 }
+
+/// Room that was used before: taken anew for every layer, it would tear memory to pieces.
+#[derive(Debug, Default)]
+struct Spare(RefCell<Vec<Tensor>>);
 
 #[derive(Debug)]
 struct Layer {
@@ -34,6 +39,8 @@ struct Layer {
     /// Their gradient [S], where the model learns.
     own_gradient: Option<Tensor>,
     n_holders: usize,
+    /// All values [N · S] while the layer is held.
+    whole: Option<Tensor>,
     /// All values [N · S] on their way.
     coming: Option<(Tensor, Work)>,
     /// The layer's whole gradient [N · S] while it is computed.
@@ -72,6 +79,7 @@ impl ShardedLayers {
         let sharded = Rc::new(ShardedLayers {
             ranks,
             layers: RefCell::default(),
+            spare: Spare::default(),
         });
         let shard = Shard::of(ranks);
         let mut model = Transformer::load_by_layer(source, spec, options, |_, parameters| {
@@ -105,11 +113,11 @@ impl ShardedLayers {
     /// `Ranks` where one does not take part.
     pub(super) fn add_up(&self, layer_idx: usize) -> Result<()> {
         let mut layers = self.layers.borrow_mut();
-        layers.iter_mut().try_for_each(Layer::end_sum)?;
+        end_sums(&mut layers, &self.spare)?;
         layers
             .get_mut(layer_idx)
             .present("a sharded layer")?
-            .begin_sum(self.ranks)
+            .begin_sum(self.ranks, &self.spare)
     }
 
     /// Ends all sums of a step.
@@ -117,8 +125,7 @@ impl ShardedLayers {
     /// # Errors
     /// As [`ShardedLayers::add_up`].
     pub(super) fn settle(&self) -> Result<()> {
-        let mut layers = self.layers.borrow_mut();
-        layers.iter_mut().try_for_each(Layer::end_sum)
+        end_sums(&mut self.layers.borrow_mut(), &self.spare)
     }
 }
 
@@ -126,23 +133,23 @@ impl LayerWeights for ShardedLayers {
     fn bring(&self, layer_idx: usize, direction: Direction) -> Result<()> {
         let mut layers = self.layers.borrow_mut();
         let layer = layers.get_mut(layer_idx).present("a sharded layer")?;
-        layer.bring(self.ranks)?;
+        layer.bring(self.ranks, &self.spare)?;
         let next = match direction {
             Direction::Forward => layer_idx.checked_add(1),
             Direction::Backward => {
-                layer.make_room()?;
+                layer.make_room(&self.spare)?;
                 layer_idx.checked_sub(1)
             }
         };
         match next.and_then(|next| layers.get_mut(next)) {
-            Some(next) => next.call(self.ranks),
+            Some(next) => next.call(self.ranks, &self.spare),
             None => Ok(()),
         }
     }
 
     fn leave(&self, layer_idx: usize) {
         if let Some(layer) = self.layers.borrow_mut().get_mut(layer_idx) {
-            layer.leave();
+            layer.leave(&self.spare);
         }
     }
 
@@ -163,10 +170,11 @@ impl Layer {
             .iter()
             .map(|parameter| parameter.tensor.numel() as i64)
             .collect();
-        let stride = shard.stride(sizes.iter().sum());
+        let cuts = shard.cuts(&sizes);
+        let stride = cuts.first().map_or(0, |cut| cut.stride());
         let own = Tensor::f_zeros([stride], (kind, device))?;
         let mut weights = Vec::with_capacity(parameters.len());
-        for (parameter, cut) in parameters.iter().zip(shard.cuts(&sizes)) {
+        for (parameter, cut) in parameters.iter().zip(cuts) {
             let (start, n) = cut.kept();
             own.f_narrow(0, start, n)?
                 .f_copy_(&cut.own(&parameter.tensor.f_detach()?.f_view([-1i64])?)?)?;
@@ -187,6 +195,7 @@ impl Layer {
             own,
             own_gradient,
             n_holders: 0,
+            whole: None,
             coming: None,
             gradient: None,
             sum: None,
@@ -207,45 +216,54 @@ impl Layer {
     }
 
     /// Begins to bring all values, where nobody has.
-    fn call(&mut self, ranks: Ranks) -> Result<()> {
+    fn call(&mut self, ranks: Ranks, spare: &Spare) -> Result<()> {
         if self.n_holders == 0 && self.coming.is_none() {
-            let n = self.own.numel() * ranks.size();
-            let all = Tensor::f_empty([n as i64], (self.kind, self.device))?;
+            let all = spare.take(self.n_whole(), &self.own)?;
             let work = ranks.start_gather(&all, &self.own)?;
             self.coming = Some((all, work));
         }
         Ok(())
     }
 
-    fn bring(&mut self, ranks: Ranks) -> Result<()> {
-        self.call(ranks)?;
+    fn bring(&mut self, ranks: Ranks, spare: &Spare) -> Result<()> {
+        self.call(ranks, spare)?;
         if let Some((all, work)) = self.coming.take() {
             work.wait().map_err(of_comm)?;
             for weight in &self.weights {
                 weight.show(&mut weight.tensor.shallow_clone(), &all)?;
             }
+            self.whole = Some(all);
         }
         self.n_holders += 1;
         Ok(())
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, spare: &Spare) {
         self.n_holders = self.n_holders.saturating_sub(1);
-        if self.n_holders == 0 {
-            for weight in &self.weights {
-                // What cannot be let go stays until it is brought again.
-                let _ = self.take_away(&mut weight.tensor.shallow_clone());
-            }
+        if self.n_holders > 0 {
+            return;
+        }
+        let gone = self
+            .weights
+            .iter()
+            .try_for_each(|weight| self.take_away(&mut weight.tensor.shallow_clone()));
+        // What cannot be let go stays until it is brought again.
+        if let (Ok(()), Some(all)) = (gone, self.whole.take()) {
+            spare.give(all);
         }
     }
 
+    /// N · S.
+    fn n_whole(&self) -> i64 {
+        self.weights.first().map_or(0, |weight| weight.cut.all())
+    }
+
     /// Zeros, where the backward pass adds the layer's gradient.
-    fn make_room(&mut self) -> Result<()> {
+    fn make_room(&mut self, spare: &Spare) -> Result<()> {
         if self.own_gradient.is_none() || self.gradient.is_some() {
             return Ok(());
         }
-        let n = self.weights.iter().map(|weight| weight.cut.all());
-        let all = Tensor::f_zeros([n.max().unwrap_or(0)], (self.kind, self.device))?;
+        let all = spare.take(self.n_whole(), &self.own)?.f_zero_()?;
         for weight in &self.weights {
             weight.show(&mut weight.tensor.f_grad()?, &all)?;
         }
@@ -253,27 +271,29 @@ impl Layer {
         Ok(())
     }
 
-    fn begin_sum(&mut self, ranks: Ranks) -> Result<()> {
+    fn begin_sum(&mut self, ranks: Ranks, spare: &Spare) -> Result<()> {
         let Some(all) = self.gradient.take() else {
             return Ok(());
         };
         for weight in &self.weights {
             self.take_away(&mut weight.tensor.f_grad()?)?;
         }
-        let own = self.own.f_zeros_like()?;
+        let own = spare.take(self.own.numel() as i64, &self.own)?;
         let work = ranks.start_sum_parts(&own, &all)?;
         self.sum = Some((own, all, work));
         Ok(())
     }
 
-    fn end_sum(&mut self) -> Result<()> {
-        let Some((own, _, work)) = self.sum.take() else {
+    fn end_sum(&mut self, spare: &Spare) -> Result<()> {
+        let Some((own, all, work)) = self.sum.take() else {
             return Ok(());
         };
         work.wait().map_err(of_comm)?;
         if let Some(gradient) = &mut self.own_gradient {
             let _ = gradient.f_add_(&own)?;
         }
+        spare.give(own);
+        spare.give(all);
         Ok(())
     }
 
@@ -282,6 +302,25 @@ impl Layer {
         let nothing = Tensor::f_zeros([1], (self.kind, self.device))?;
         Ok(tensor.f_set_data(&nothing.f_expand(tensor.size(), false)?)?)
     }
+}
+
+impl Spare {
+    /// Room for so many values of the type of `like`, whatever stands there.
+    fn take(&self, n: i64, like: &Tensor) -> Result<Tensor> {
+        let mut spare = self.0.borrow_mut();
+        match spare.iter().position(|room| room.numel() as i64 == n) {
+            Some(idx) => Ok(spare.swap_remove(idx)),
+            None => Ok(Tensor::f_empty([n], (like.f_kind()?, like.device()))?),
+        }
+    }
+
+    fn give(&self, room: Tensor) {
+        self.0.borrow_mut().push(room);
+    }
+}
+
+fn end_sums(layers: &mut [Layer], spare: &Spare) -> Result<()> {
+    layers.iter_mut().try_for_each(|layer| layer.end_sum(spare))
 }
 
 impl Weight {

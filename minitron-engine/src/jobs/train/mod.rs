@@ -15,7 +15,6 @@ pub use teacher_source::TeacherOptions;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::Args;
@@ -26,7 +25,7 @@ use serde_json::{Value, json};
 use self::identity::identity;
 use self::losses::objective;
 use self::places::refuse;
-use self::start::WeightStart;
+use self::start::{WeightStart, shards_layers};
 use self::student::{StudentFolder, card_of, clear, measured, modules_of};
 use self::teacher_source::TeacherSource;
 use crate::data::{BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Tokenizer, are_texts};
@@ -37,12 +36,11 @@ use crate::jobs::identity::name_of;
 use crate::jobs::vocabulary::{Compared, Model, Vocabulary};
 use crate::memory::peak_bytes;
 use crate::train::{
-    Correction, Learner, MasterWeights, Objective, Outcome, ShardedLayers, Sharding, Teacher,
-    Trainer, saved_cursor,
+    Correction, Learner, MasterWeights, Objective, Outcome, Teacher, Trainer, saved_cursor,
 };
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::error::{Error, Result};
-use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::model::Transformer;
 use minitron_core::output::OutputLock;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::ModelSpec;
@@ -165,7 +163,7 @@ impl Training<'_> {
             objective: &by_labels,
             rate: rate.unwrap_or(1.0),
         });
-        let (student, layers) = self.student(&start)?;
+        let (student, layers) = start.load(context, options)?;
         // Fresh weights would stay in memory beside the model's own.
         start.source = Box::new(MemorySource::default());
         let (modules, card) = (modules_of(&start)?, self.card(&start, teacher)?);
@@ -269,20 +267,6 @@ impl Training<'_> {
         })
     }
 
-    /// The model that learns, and where its layers are if not with it.
-    fn student(&self, start: &WeightStart) -> Result<(Transformer, Option<Rc<ShardedLayers>>)> {
-        let (context, source) = (self.context, start.source.as_ref());
-        if !shards_layers(context, self.options) {
-            return Ok((context.load(source, &start.spec, true)?, None));
-        }
-        let options = LoadOptions {
-            trainable: true,
-            ..context.load_options()
-        };
-        let (model, layers) = ShardedLayers::load(source, &start.spec, options, context.ranks)?;
-        Ok((model, Some(layers)))
-    }
-
     /// What a teacher learns by that is corrected: the text's own labels.
     fn by_labels(&self, student: &ModelSpec) -> Result<Objective> {
         let losses = self.context.defaults.training_losses();
@@ -298,10 +282,8 @@ impl Training<'_> {
         teacher: Option<&TeacherSource>,
         objective: &Objective,
     ) -> Result<Option<Transformer>> {
-        match teacher {
-            Some(teaching) => teaching.corrected(self.context, objective),
-            None => Ok(None),
-        }
+        let model = teacher.map(|teaching| teaching.corrected(self.context, objective));
+        Ok(model.transpose()?.flatten())
     }
 
     fn taught_by<'t>(
@@ -310,10 +292,8 @@ impl Training<'_> {
         objective: &Objective,
         corrected: Option<&'t Transformer>,
     ) -> Result<Option<Box<dyn Teacher + 't>>> {
-        match teacher {
-            Some(teaching) => teaching.teacher(self.context, objective, corrected),
-            None => Ok(None),
-        }
+        let asked = teacher.map(|teaching| teaching.teacher(self.context, objective, corrected));
+        Ok(asked.transpose()?.flatten())
     }
 
     fn loader(&self, start: &WeightStart, tokenizer: &Arc<Tokenizer>) -> Result<DataLoader> {
@@ -399,11 +379,6 @@ impl Training<'_> {
         }
         Ok(summary(&outcome, &folder.student.spec, out_dir))
     }
-}
-
-/// Whether each rank keeps a part of every layer.
-fn shards_layers(context: &Context, options: &TrainingOptions) -> bool {
-    options.shard == Sharding::Layers && context.ranks.has_others()
 }
 
 fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {

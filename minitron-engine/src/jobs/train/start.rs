@@ -1,13 +1,16 @@
 //! What a training starts from.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use super::options::TrainingOptions;
 use crate::jobs::card::name_of;
 use crate::jobs::context::Context;
+use crate::train::{ShardedLayers, Sharding};
 use minitron_core::checkpoint::{Config, TensorSource, companions};
 use minitron_core::digest;
 use minitron_core::error::Result;
-use minitron_core::model::fresh_weights;
+use minitron_core::model::{LoadOptions, Transformer, fresh_weights};
 use minitron_core::spec::{ModelFolder, ModelSpec};
 
 /// What is trained, before it is loaded.
@@ -38,6 +41,24 @@ impl WeightStart {
             source: Box::new(checkpoint.tensors),
             files,
         }
+    }
+
+    /// The model that learns, and where its layers are if not with it.
+    pub fn load(
+        &self,
+        context: &Context,
+        options: &TrainingOptions,
+    ) -> Result<(Transformer, Option<Rc<ShardedLayers>>)> {
+        let source = self.source.as_ref();
+        if !shards_layers(context, options) {
+            return Ok((context.load(source, &self.spec, true)?, None));
+        }
+        let load_options = LoadOptions {
+            trainable: true,
+            ..context.load_options()
+        };
+        let (model, layers) = ShardedLayers::load(source, &self.spec, load_options, context.ranks)?;
+        Ok((model, Some(layers)))
     }
 
     /// Of everything that training starts from.
@@ -75,6 +96,11 @@ impl WeightStart {
             files: Vec::new(),
         })
     }
+}
+
+/// Whether each rank keeps a part of every layer.
+pub(crate) fn shards_layers(context: &Context, options: &TrainingOptions) -> bool {
+    options.shard == Sharding::Layers && context.ranks.has_others()
 }
 
 /// Has a config say the type of fresh weights, where it says one.
