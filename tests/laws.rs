@@ -4,6 +4,8 @@
 mod averages;
 /// Windows of conversations: what counts, what stays whole, what attention reaches.
 mod conversations;
+/// Operations and waits of a step, counted.
+mod costs;
 /// What training is fed with: order, mixtures, resuming.
 mod data;
 /// Models and texts at the edge of what numbers can hold.

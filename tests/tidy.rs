@@ -661,7 +661,12 @@ fn rooms_look_left() {
     // All others are given what they work with.
     const FIND_PLUGINS: [&str; 5] = ["data", "jobs", "search", "recipe", "compare"];
     let mut objections = Vec::new();
-    for name in ["minitron-core", "minitron-comm", "minitron-torch", "minitron-engine"] {
+    for name in [
+        "minitron-core",
+        "minitron-comm",
+        "minitron-torch",
+        "minitron-engine",
+    ] {
         let rooms = rooms(name);
         let place = |room: &str| rooms.iter().position(|other| other == room);
         let folder = format!("{name}/src/");

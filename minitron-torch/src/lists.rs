@@ -90,6 +90,9 @@ pub fn foreach_zero(tensors: &[Tensor]) -> Result<(), TchError> {
 /// # Errors
 /// `Torch` where tensors lie on several devices.
 pub fn read(tensors: &[Tensor]) -> Result<Vec<f64>, TchError> {
+    if tensors.is_empty() {
+        return Ok(Vec::new());
+    }
     ffi::read(tensors)
 }
 

@@ -113,7 +113,7 @@ fn a_loss_in_row_chunks_is_the_loss_and_so_is_its_gradient() {
             some_windows(if student.is_causal() { 5 } else { 24 }, 32, 1 << 17, 2).unwrap();
         let chosen: Vec<usize> = (0..windows.len()).collect();
         let targets = task.batch(&windows, &chosen, Device::Cpu).unwrap();
-        assert!(row_chunks(targets.n_rows(), 1 << 17).count() > 1);
+        assert!(row_chunks(targets.n_rows(), 1 << 17, Device::Cpu).count() > 1);
 
         let chunked = objective
             .backward(
@@ -163,7 +163,7 @@ fn every_loss_in_row_chunks_is_the_loss_whatever_it_is() {
     let targets = Task::NextToken
         .batch(&windows, &[0, 1, 2], Device::Cpu)
         .unwrap();
-    assert!(row_chunks(targets.n_rows(), 1 << 17).count() > 1);
+    assert!(row_chunks(targets.n_rows(), 1 << 17, Device::Cpu).count() > 1);
     for descriptor in registry()
         .of_kind(minitron_core::registry::Kind::Loss)
         .filter(|d| reads_no_file(d))

@@ -45,4 +45,27 @@ pub trait LogitLoss: Debug + Send + Sync {
         teacher_nv: Option<&Tensor>,
         labels_n: &Tensor,
     ) -> Result<Tensor>;
+
+    /// The same rows from a loss that knows its gradient in closed form: `factor · d Σₙ loss_n / d
+    /// student` [N, V] then stands in place of the student's logits, which are nobody else's and
+    /// carry no graph. The teacher's logits stay as they are.
+    ///
+    /// None, and the logits untouched, where the gradient is left to automatic differentiation,
+    /// which takes several more tensors of [N, V].
+    ///
+    /// # Law
+    /// Rows and gradient are those of [`LogitLoss::rows`], up to rounding.
+    ///
+    /// # Errors
+    /// As [`LogitLoss::rows`].
+    fn rows_and_gradient(
+        &self,
+        student_nv: &mut Tensor,
+        teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+        factor: f64,
+    ) -> Result<Option<Tensor>> {
+        let _ = (student_nv, teacher_nv, labels_n, factor);
+        Ok(None)
+    }
 }

@@ -307,7 +307,8 @@ impl Tally<'_> {
             .f_reshape([-1, n_embed])?
             .f_index_select(0, &flat_n)?;
         let mut left = predicted.iter();
-        for (start, len) in row_chunks(predicted.len() as i64, self.model.spec.options.vocab) {
+        let vocab = self.model.spec.options.vocab;
+        for (start, len) in row_chunks(predicted.len() as i64, vocab, device) {
             let logits_nv = self
                 .model
                 .logits(&hidden_ne.f_narrow(0, start, len)?)?

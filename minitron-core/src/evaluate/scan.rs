@@ -63,7 +63,7 @@ pub fn scan_rows(subject: &Subject, mut see: impl FnMut(&RowChunk) -> Result<()>
             None => None,
         };
         n_rows += batch.n_rows();
-        for (start, len) in row_chunks(batch.n_rows(), model.spec.options.vocab) {
+        for (start, len) in row_chunks(batch.n_rows(), model.spec.options.vocab, model.device) {
             let teacher_nv = match (subject.teacher, &teacher_ne) {
                 (Some(teacher), Some(rows)) => {
                     Some(teacher.logits(&rows.f_narrow(0, start, len)?)?)

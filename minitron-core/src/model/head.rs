@@ -75,7 +75,8 @@ impl LmHead {
     }
 
     /// The gradient on the projection's inputs [N, E] of a sum over rows, a chunk of rows at a
-    /// time: `loss` makes a chunk's part of it from the logits [len, V] and where the chunk begins.
+    /// time: `loss` makes the gradient on a chunk's logits [len, V] from them and from where the
+    /// chunk begins; it may stand in their place, and there is none where nothing depends on them.
     /// What reaches the projection's weights is added to theirs.
     ///
     /// # Errors
@@ -84,40 +85,63 @@ impl LmHead {
         &self,
         inputs_ne: &Tensor,
         vocab: usize,
-        mut loss: impl FnMut(&Tensor, i64) -> Result<Tensor>,
+        mut loss: impl FnMut(Tensor, i64) -> Result<Option<Tensor>>,
     ) -> Result<Tensor> {
         let inputs_ne = inputs_ne.f_detach()?;
         let gradient_ne = inputs_ne.f_zeros_like()?;
-        for (start, len) in row_chunks(inputs_ne.size2()?.0, vocab) {
+        for (start, len) in row_chunks(inputs_ne.size2()?.0, vocab, inputs_ne.device()) {
             let rows_ne = inputs_ne.f_narrow(0, start, len)?;
-            let logits_nv = tch::no_grad(|| self.project(&rows_ne))?
-                .f_detach()?
-                .f_set_requires_grad(true)?;
-            loss(&logits_nv, start)?.f_backward()?;
-            let gradient_nv = logits_nv.f_grad()?;
-            if gradient_nv.defined() {
+            let logits_nv = tch::no_grad(|| self.project(&rows_ne))?.f_detach()?;
+            let slope_nv = self.slope(&logits_nv)?;
+            if let Some(gradient_nv) = loss(logits_nv, start)? {
                 gradient_ne.f_narrow(0, start, len)?.f_copy_(&self.back(
                     &rows_ne,
-                    &logits_nv,
-                    &gradient_nv,
+                    gradient_nv,
+                    slope_nv,
                 )?)?;
             }
         }
         Ok(gradient_ne)
     }
 
-    /// The gradient on the projection's inputs [N, E] of one on its logits [N, V], which are given
-    /// too; what reaches its weights is added to theirs.
-    fn back(&self, inputs_ne: &Tensor, logits_nv: &Tensor, gradient_nv: &Tensor) -> Result<Tensor> {
-        let mut gradient_nv = gradient_nv.shallow_clone();
-        if let Some(cap) = self.softcap {
-            // d/dz c·tanh(z/c) = 1 - (logit/c)².
-            let square_nv = logits_nv.f_detach()?.f_div_scalar(cap)?.f_square()?;
-            gradient_nv = gradient_nv.f_mul(&square_nv.f_neg()?.f_add_scalar(1.0)?)?;
+    /// The cap's derivative at these logits: d/dz c·tanh(z/c) = 1 - (logit/c)².
+    fn slope(&self, logits_nv: &Tensor) -> Result<Option<Tensor>> {
+        let Some(cap) = self.softcap else {
+            return Ok(None);
+        };
+        let square_nv = logits_nv.f_div_scalar(cap)?.f_square()?;
+        Ok(Some(square_nv.f_neg()?.f_add_scalar(1.0)?))
+    }
+
+    /// The gradient on the projection's inputs [N, E] of one on its logits [N, V]; what reaches its
+    /// weights is added to theirs.
+    fn back(
+        &self,
+        inputs_ne: &Tensor,
+        mut gradient_nv: Tensor,
+        slope_nv: Option<Tensor>,
+    ) -> Result<Tensor> {
+        if let Some(slope_nv) = slope_nv {
+            gradient_nv = gradient_nv.f_mul(&slope_nv)?;
         }
         if self.scale != 1.0 {
             gradient_nv = gradient_nv.f_mul_scalar(self.scale)?;
         }
         self.projection.back(inputs_ne, &gradient_nv)
     }
+}
+
+/// The gradient on logits [N, V] of a scalar that is made of them, by automatic differentiation;
+/// none where it does not depend on them.
+///
+/// # Errors
+/// Those of `scalar`.
+pub fn gradient_on_logits(
+    logits_nv: &Tensor,
+    scalar: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Option<Tensor>> {
+    let logits_nv = logits_nv.f_detach()?.f_set_requires_grad(true)?;
+    scalar(&logits_nv)?.f_backward()?;
+    let gradient_nv = logits_nv.f_grad()?;
+    Ok(gradient_nv.defined().then_some(gradient_nv))
 }

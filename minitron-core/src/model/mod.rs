@@ -21,7 +21,7 @@ pub use block::{Block, Stream};
 pub use cache::Cache;
 pub use frame::Frame;
 pub use fresh::fresh_weights;
-pub use head::LmHead;
+pub use head::{LmHead, gradient_on_logits};
 pub use held::{Direction, Held, LayerWeights};
 pub use run::{BatchStore, InMemory, LayerStore, Walk, hidden_of, run_layers};
 

@@ -267,6 +267,16 @@ impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
     ) -> Result<Tensor> {
         self.call(|plugin| plugin.rows(student_nv, teacher_nv, labels_n))
     }
+
+    fn rows_and_gradient(
+        &self,
+        student_nv: &mut Tensor,
+        teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+        factor: f64,
+    ) -> Result<Option<Tensor>> {
+        self.call(|plugin| plugin.rows_and_gradient(student_nv, teacher_nv, labels_n, factor))
+    }
 }
 
 impl<P: StateLoss + Serialize> StateLoss for Guarded<P> {

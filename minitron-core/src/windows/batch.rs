@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::padding::fill;
+use super::padding::{fill, onto};
 use super::token::Marks;
 use super::window::{Sample, Windows, positions_in_documents};
 use crate::error::{Error, Result};
@@ -45,6 +45,7 @@ pub struct Batch {
     rows: Option<Tensor>,
     /// Whether a position predicts what counts [B, T]; none where all do.
     counted_bt: Option<Tensor>,
+    n_compared: i64,
 }
 
 /// One window of a batch.
@@ -95,7 +96,16 @@ impl Task {
             }
             Task::States => Asked::nothing(ids_bt)?,
         };
+        // Known here, so that nobody asks the device.
+        let n_compared = match (&asked.counted_bt, &asked.rows) {
+            (Some(_), Some(rows)) => rows.numel() as i64,
+            _ => samples
+                .iter()
+                .map(|sample| sample.tokens.len() as i64)
+                .sum(),
+        };
         Ok(Batch {
+            n_compared,
             ids_bt: asked.ids_bt,
             labels_n: asked.labels_n,
             attention_mask_bt,
@@ -130,7 +140,7 @@ impl Asked {
     fn next_tokens(ids_bt: Tensor, samples: &[Sample]) -> Result<Self> {
         let width = ids_bt.size2()?.1 as usize;
         let rows = predicting_rows(samples, width);
-        let rows = Tensor::f_from_slice(&rows)?.f_to_device(ids_bt.device())?;
+        let rows = onto(&rows, ids_bt.device())?;
         let mut marks = samples.iter().flat_map(|sample| &sample.marks);
         let counted_bt = if marks.any(|mark| !mark.counts()) {
             Some(at_rows(&rows, &ids_bt)?)
@@ -149,7 +159,7 @@ impl Asked {
 
     /// The tokens at these rows, in whose place `mask` stands.
     fn masked_tokens(ids_bt: Tensor, rows: &[i64], mask: u32) -> Result<Self> {
-        let rows = Tensor::f_from_slice(rows)?.f_to_device(ids_bt.device())?;
+        let rows = onto(rows, ids_bt.device())?;
         let flat = ids_bt.f_reshape([-1i64])?;
         let labels_n = flat.f_index_select(0, &rows)?;
         let masked = flat.f_index_fill(0, &rows, i64::from(mask))?;
@@ -308,6 +318,11 @@ impl Batch {
             }
         }
         Ok(windows)
+    }
+
+    /// Number of positions that losses on states compare.
+    pub fn n_compared(&self) -> i64 {
+        self.n_compared
     }
 
     /// Number of windows.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Tensor};
 
-use super::padding::fill;
+use super::padding::{fill, onto};
 use super::token::{Marks, Token};
 use crate::error::{Error, Present, Result};
 use crate::spec::Options;
@@ -338,9 +338,8 @@ pub(super) fn positions_in_documents(marks: &[&[Marks]], device: Device) -> Resu
             position += 1;
         }
     }
-    let positions_bt =
-        Tensor::f_from_slice(&positions)?.f_view([marks.len() as i64, width as i64])?;
-    Ok(Some(positions_bt.f_to_device(device)?))
+    let positions_bt = onto(&positions, device)?.f_view([marks.len() as i64, width as i64])?;
+    Ok(Some(positions_bt))
 }
 
 /// Refuses a window of `width` tokens, special tokens included, for `max_positions`.

@@ -176,7 +176,7 @@ impl ForwardPlan {
     ) -> Result<()> {
         for (layers, x_bte) in state.ablated {
             let hidden_ne = targets.rows(&frame.finish(x_bte)?)?;
-            for (start, len) in row_chunks(targets.n_rows(), self.vocab) {
+            for (start, len) in row_chunks(targets.n_rows(), self.vocab, hidden_ne.device()) {
                 let logits_nv = frame.logits(&hidden_ne.f_narrow(0, start, len)?)?;
                 let labels_n = targets.labels_n.f_narrow(0, start, len)?;
                 let layers = layers.clone();

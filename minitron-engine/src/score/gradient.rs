@@ -11,7 +11,7 @@ use minitron_core::calibrate::Calibration;
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::{Error, Result};
-use minitron_core::model::{NoTap, Parameter, Transformer};
+use minitron_core::model::{NoTap, Parameter, Transformer, gradient_on_logits};
 use minitron_core::windows::{Batch, Task};
 
 /// d/dw of the mean of `loss` over all predictions on the windows, by the names and in the layout
@@ -114,22 +114,9 @@ fn add_gradient(
     let inputs_ne = head.inputs(&targets.rows(&hidden_bte)?)?;
     let gradient_ne = head.gradient(&inputs_ne, model.spec.options.vocab, |logits_nv, start| {
         let labels_n = targets.labels_n.f_narrow(0, start, logits_nv.size2()?.0)?;
-        let loss_n = loss.rows(logits_nv, None, &labels_n)?;
-        if loss_n.size() != labels_n.size() {
-            let message = format!(
-                "expected one loss for each of {:?} rows, got {:?}",
-                labels_n.size(),
-                loss_n.size()
-            );
-            return Err(Error::Plugin {
-                tag: "gradient".into(),
-                origin: "loss".into(),
-                message,
-            });
-        }
-        Ok(loss_n
-            .f_sum(loss_n.f_kind()?)?
-            .f_mul_scalar(1.0 / n_predictions as f64)?)
+        gradient_on_logits(&logits_nv, |logits_nv| {
+            summed_loss(loss, logits_nv, &labels_n, n_predictions)
+        })
     })?;
     // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
     inputs_ne
@@ -137,4 +124,29 @@ fn add_gradient(
         .f_sum(inputs_ne.f_kind()?)?
         .f_backward()?;
     Ok(())
+}
+
+/// A chunk's part of the mean over all predictions.
+fn summed_loss(
+    loss: &dyn LogitLoss,
+    logits_nv: &Tensor,
+    labels_n: &Tensor,
+    n_predictions: i64,
+) -> Result<Tensor> {
+    let loss_n = loss.rows(logits_nv, None, labels_n)?;
+    if loss_n.size() != labels_n.size() {
+        let message = format!(
+            "expected one loss for each of {:?} rows, got {:?}",
+            labels_n.size(),
+            loss_n.size()
+        );
+        return Err(Error::Plugin {
+            tag: "gradient".into(),
+            origin: "loss".into(),
+            message,
+        });
+    }
+    Ok(loss_n
+        .f_sum(loss_n.f_kind()?)?
+        .f_mul_scalar(1.0 / n_predictions as f64)?)
 }

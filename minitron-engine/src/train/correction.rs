@@ -1,6 +1,8 @@
 //! Teacher correction beside a distillation.
 
 use super::counts::Counts;
+use super::means::PassValues;
+use super::norms::GradientNorms;
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
 use crate::ranks::Ranks;
@@ -33,15 +35,13 @@ impl Correction<'_> {
     }
 
     /// Adds a batch's part of the gradient of a `whole` step; returns its part of the loss.
-    pub(super) fn backward(&self, batch: &Batch, whole: Counts) -> Result<f64> {
-        Ok(self
-            .objective
-            .backward(self.model, None, batch, whole)?
-            .total)
+    pub(super) fn backward(&self, batch: &Batch, whole: Counts) -> Result<PassValues> {
+        self.objective
+            .backward_from(self.model, None, batch, (whole, None), &mut |_| Ok(()))
     }
 
-    pub(super) fn gradient_norm(&self, optimizer: &AdamW, ranks: Ranks) -> Result<f64> {
-        optimizer.gradient_norm(GROUP, ranks)
+    pub(super) fn gradient_norms(&self, optimizer: &AdamW) -> Result<GradientNorms> {
+        optimizer.gradient_norms(GROUP)
     }
 
     pub(super) fn masters(&self, optimizer: &AdamW, ranks: Ranks) -> Result<MasterWeights> {

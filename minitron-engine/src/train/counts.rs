@@ -2,8 +2,6 @@
 
 use std::iter::Sum;
 
-use tch::Kind;
-
 use crate::ranks::Ranks;
 use minitron_core::error::Result;
 use minitron_core::windows::Batch;
@@ -19,18 +17,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Of one batch.
+    /// Of one batch, as the host knows it.
     ///
     /// # Errors
-    /// `Torch` when the attention mask cannot be read.
+    /// None.
     pub fn of(batch: &Batch) -> Result<Self> {
-        let tokens = match batch.compared_bt() {
-            Some(compared_bt) => compared_bt.f_sum(Kind::Int64)?.f_int64_value(&[])?,
-            None => batch.ids_bt.numel() as i64,
-        };
         Ok(Counts {
             predictions: batch.n_rows(),
-            tokens,
+            tokens: batch.n_compared(),
         })
     }
 

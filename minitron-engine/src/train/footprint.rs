@@ -46,6 +46,7 @@ impl Trainer<'_> {
             n_windows: windows_per_pass(self.settings.batch_size, self.ranks),
             width: self.loader.borrow().width(),
             n_bytes: bytes_per_number(learner.student),
+            device: learner.student.device,
         };
         let student = &learner.student.spec;
         let memory = StepMemory::of(learner.objective, student, teacher, batch, base);

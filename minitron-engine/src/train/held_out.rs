@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use minitron_torch::read;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
@@ -165,45 +166,70 @@ impl<'a> Evaluation<'a> {
         let mut kept = Kept::at(&self.sites);
         let hidden_bte = self.student.hidden(batch.input(), &mut kept, None)?;
         let counts = Counts::of(batch)?;
+        let mut on_states = Vec::new();
         if let Some(output) = output {
-            let on_states = self
-                .sums
-                .get_mut(self.objective.terms.len()..)
-                .present("sums of losses on states")?;
-            for (term, sum) in self.objective.states.iter().zip(on_states) {
+            for term in &self.objective.states {
                 let value = term.value(
                     &kept.states,
                     |site| output.states(site),
                     batch.compared_bt(),
                 )?;
-                *sum += value.f_double_value(&[])? * counts.tokens as f64;
+                on_states.push(value);
             }
         }
         self.counts = self.counts.plus(counts);
+        let mut on_logits = Vec::new();
         if self.student.has_head() {
-            self.add_rows(output, batch, &hidden_bte)
-        } else {
-            Ok(())
+            on_logits = self.rows(output, batch, &hidden_bte)?;
         }
+        self.take(on_states, on_logits, counts)
     }
 
-    /// What the rows of a batch lose by every term on logits, and by the likelihood.
-    fn add_rows(
+    /// Adds what a batch gave, which is read at once: of every chunk of rows each term's sum and
+    /// the likelihood's.
+    fn take(
         &mut self,
+        on_states: Vec<Tensor>,
+        on_logits: Vec<Tensor>,
+        counts: Counts,
+    ) -> Result<()> {
+        let n_on_states = on_states.len();
+        let scalars: Vec<Tensor> = on_states.into_iter().chain(on_logits).collect();
+        let read = read(&scalars)?;
+        let (on_states, on_logits) = read.split_at(n_on_states.min(read.len()));
+        let n_terms = self.objective.terms.len();
+        let sums = self.sums.iter_mut().skip(n_terms);
+        for (sum, value) in sums.zip(on_states) {
+            *sum += value * counts.tokens as f64;
+        }
+        for of_chunk in on_logits.chunks_exact(n_terms + 1) {
+            for (sum, value) in self.sums.iter_mut().zip(of_chunk.iter().take(n_terms)) {
+                *sum += value;
+            }
+            self.nll += of_chunk.last().copied().present("a chunk's likelihood")?;
+        }
+        Ok(())
+    }
+
+    /// What each chunk of a batch's rows loses by every term on logits, and by the likelihood.
+    fn rows(
+        &self,
         output: Option<&(dyn TeacherOutput + '_)>,
         batch: &Batch,
         hidden_bte: &Tensor,
-    ) -> Result<()> {
+    ) -> Result<Vec<Tensor>> {
         let hidden_ne = batch.rows(hidden_bte)?;
-        for (start, len) in row_chunks(batch.n_rows(), self.student.spec.options.vocab) {
+        let (vocab, device) = (self.student.spec.options.vocab, self.student.device);
+        let mut sums = Vec::new();
+        for (start, len) in row_chunks(batch.n_rows(), vocab, device) {
             let labels_n = batch.labels_n.f_narrow(0, start, len)?;
             let student_nv = self.student.logits(&hidden_ne.f_narrow(0, start, len)?)?;
             let teacher_nv = self
                 .objective
                 .teacher_rows(output, start, len, &student_nv)?;
-            for (term, sum) in self.objective.terms.iter().zip(&mut self.sums) {
+            for term in &self.objective.terms {
                 let loss_n = losses(term, &student_nv, teacher_nv.as_ref(), &labels_n)?;
-                *sum += loss_n.f_sum(Kind::Double)?.f_double_value(&[])?;
+                sums.push(loss_n.f_sum(Kind::Double)?);
             }
             let logits_nv = student_nv.f_to_kind(Kind::Float)?;
             let nll_n = logits_nv.f_cross_entropy_loss(
@@ -213,9 +239,9 @@ impl<'a> Evaluation<'a> {
                 -100,
                 0.0,
             )?;
-            self.nll += nll_n.f_sum(Kind::Double)?.f_double_value(&[])?;
+            sums.push(nll_n.f_sum(Kind::Double)?);
         }
-        Ok(())
+        Ok(sums)
     }
 
     /// Takes in what the other ranks have seen.

@@ -197,15 +197,15 @@ impl<'a> TrainState<'a> {
             Some(reduction) => reduction.after_layer(optimizer, layer, is_last),
             None => Ok(()),
         };
-        let means = objective.backward_from(student, output, batch, of_step, &mut after_layer)?;
+        let values = objective.backward_from(student, output, batch, of_step, &mut after_layer)?;
         if let Some(reduction) = reduction {
             reduction.after_pass(optimizer, is_last)?;
         }
+        self.step.push(values);
         if let Some(correction) = correction.filter(|_| whole.predictions > 0) {
-            let (loss, _) = self.step.teacher.unwrap_or_default();
-            self.step.teacher = Some((loss + correction.backward(batch, whole)?, 0.0));
+            let values = correction.backward(batch, whole)?;
+            self.step.push_of_teacher(values);
         }
-        self.step.add(&means);
         Ok(())
     }
 
@@ -233,6 +233,7 @@ impl<'a> TrainState<'a> {
         if has_correction && self.step.counts.predictions > 0 {
             self.step.teacher.get_or_insert_default();
         }
+        self.step.settle(Vec::new())?;
         let mut numbers = self.step.numbers();
         ranks.add_up(&mut numbers)?;
         self.step.set_numbers(&numbers);
@@ -249,10 +250,7 @@ impl<'a> TrainState<'a> {
     ) -> Result<Step> {
         let _span = tracing::debug_span!("optimise").entered();
         let mut done = std::mem::take(&mut self.step);
-        done.norm = self.optimizer.gradient_norm(0, ranks)?;
-        if let (Some(correction), Some((_, norm))) = (correction, &mut done.teacher) {
-            *norm = correction.gradient_norm(&self.optimizer, ranks)?;
-        }
+        done.measure(&self.optimizer, correction, ranks)?;
         if done.is_applied() {
             let norm_of_teacher = done.teacher.map_or(0.0, |(_, norm)| norm);
             let scales = [done.norm, norm_of_teacher].map(|norm| clip_scale(norm, clip));

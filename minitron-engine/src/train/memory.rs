@@ -2,6 +2,7 @@
 //! heads, K head dim, V vocab.
 
 use serde::Serialize;
+use tch::Device;
 
 use super::correction::Correction;
 use super::objective::Objective;
@@ -42,6 +43,8 @@ pub struct BatchShape {
     pub width: usize,
     /// Bytes of a number that models compute in.
     pub n_bytes: usize,
+    /// Where they compute.
+    pub device: Device,
 }
 
 impl StepMemory {
@@ -74,7 +77,7 @@ impl StepMemory {
             .sum::<u64>();
         let compared = n_pairs.saturating_mul(widths);
         let vocab = student.options.vocab;
-        let chunk = row_chunks(n_rows as i64, vocab)
+        let chunk = row_chunks(n_rows as i64, vocab, batch.device)
             .next()
             .map_or(0, |(_, len)| len.unsigned_abs());
         let logits = match objective.terms.is_empty() {

@@ -5,6 +5,7 @@
 //! flows back through the blocks at the end. A step whose loss or gradient is not finite changes
 //! nothing; its batch is not tried again, so runs stay repeatable.
 
+mod adamw;
 mod batches;
 mod check;
 mod correction;
@@ -15,8 +16,10 @@ mod gradients;
 mod held_out;
 mod kept;
 mod learner;
+mod means;
 mod memory;
 mod metrics;
+mod norms;
 mod objective;
 mod optimizer;
 mod pass;
@@ -35,13 +38,15 @@ mod step;
 mod teacher;
 mod weigh;
 
+pub use adamw::AdamWSettings;
 pub use correction::Correction;
 pub use counts::Counts;
 pub use held_out::{Best, HeldOut, HeldOutLoss, evaluate_all};
 pub use learner::{Learner, Outcome, Trained, WriteStudent};
+pub use means::Means;
 pub use memory::{BatchShape, StepMemory};
-pub use objective::{Means, Objective, Term};
-pub use optimizer::{AdamW, AdamWSettings, MasterWeights};
+pub use objective::{Objective, Term};
+pub use optimizer::{AdamW, MasterWeights};
 pub use resume::{clear as clear_state, has_state, saved_cursor};
 pub use run::{Run, Trainer};
 pub use saving::Saving;

@@ -7,12 +7,13 @@ use tch::Tensor;
 use tracing::debug_span;
 
 use super::counts::{Counts, mean};
+use super::means::{Means, PassValues, read_all};
 use super::pass::{AfterLayer, Pass, at_least, plus};
 use super::states::StateTerm;
-use super::teacher::{Teacher, TeacherOutput, losses};
+use super::teacher::{Teacher, TeacherOutput, known_gradient, losses};
 use minitron_core::contract::{LogitLoss, TeacherNeed};
 use minitron_core::error::{Error, Result};
-use minitron_core::model::{Parameter, Site, Transformer};
+use minitron_core::model::{Parameter, Site, Transformer, gradient_on_logits};
 use minitron_core::windows::Batch;
 
 /// One loss on logits and its weight.
@@ -42,15 +43,6 @@ pub struct Objective {
     pub states: Vec<StateTerm>,
     /// Whether every layer runs a second time instead of its inside being held.
     pub recompute: bool,
-}
-
-/// What one batch adds to the means of its step; the means themselves where the step is that batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Means {
-    /// Each term's own value, in the order of [`Objective::labels`].
-    pub terms: Vec<f64>,
-    /// The weighted sum.
-    pub total: f64,
 }
 
 impl Objective {
@@ -149,12 +141,15 @@ impl Objective {
         whole: Counts,
     ) -> Result<Means> {
         let output = teacher_output([self], teacher, batch)?;
-        let of_step = (whole, None);
-        self.backward_from(student, output.as_deref(), batch, of_step, &mut |_| Ok(()))
+        let (output, of_step) = (output.as_deref(), (whole, None));
+        let values = self.backward_from(student, output, batch, of_step, &mut |_| Ok(()))?;
+        values.means(&mut read_all([&values], Vec::new())?)
     }
 
     /// The same from what a teacher said to the batch. `factors` are those of the losses on states,
-    /// where the step's values are known; `after_layer` is told of every layer that is done.
+    /// where the step's values are known; `after_layer` is told of every layer that is done. What
+    /// it comes to is left on the device; the host waits for it where a dynamic weight follows from
+    /// the batch alone.
     ///
     /// # Errors
     /// As [`Objective::backward`].
@@ -165,14 +160,12 @@ impl Objective {
         batch: &Batch,
         (whole, factors): (Counts, Option<&[f64]>),
         after_layer: AfterLayer,
-    ) -> Result<Means> {
+    ) -> Result<PassValues> {
         let counts = Counts::of(batch)?;
+        let mut values = self.no_values(whole);
         if !self.counts_any(counts) {
             Pass::stand_by(student, after_layer)?;
-            return Ok(Means {
-                terms: vec![0.0; self.terms.len() + self.states.len()],
-                total: 0.0,
-            });
+            return Ok(values);
         }
         let sites: BTreeSet<Site> = self
             .states
@@ -181,34 +174,44 @@ impl Objective {
             .collect();
         let pass = debug_span!("forward")
             .in_scope(|| Pass::forward(student, batch.input(), &sites, self.recompute))?;
-        let mut sums = vec![0.0; self.terms.len()];
         let mut scalar = None;
         if !self.terms.is_empty() && counts.predictions > 0 {
             let head = student.frame.head()?;
             let inputs_ne = head.inputs(&batch.rows(&pass.hidden_bte)?)?;
             let gradient_ne = debug_span!("losses").in_scope(|| {
-                self.logit_gradient(student, output, batch, (&inputs_ne, whole), &mut sums)
+                let sums = &mut values.sums;
+                self.logit_gradient(student, output, batch, (&inputs_ne, whole), sums)
             })?;
             // d/dh of sum(h · g) is g: how a ready gradient enters the graph.
             scalar = Some(inputs_ne.f_mul(&gradient_ne)?.f_sum(inputs_ne.f_kind()?)?);
         }
-        let values = self.state_losses(&pass, output, batch)?;
-        let mut on_states = Vec::with_capacity(values.len());
-        for value in &values {
-            on_states.push(value.f_double_value(&[])?);
+        let on_states = self.state_losses(&pass, output, batch)?;
+        for value in &on_states {
+            values.on_states.push(value.f_detach()?);
         }
-        let factors = match factors {
+        values.factors = match factors {
             Some(factors) => factors.to_vec(),
-            None => self.factors_of_batch(&sums, counts, &on_states),
+            None => self.factors_of_batch(&values, counts)?,
         };
-        let share = mean(counts.tokens as f64, whole.tokens);
-        for (value, factor) in values.iter().zip(&factors) {
-            let part = value.f_mul_scalar(factor * share)?;
+        values.share = mean(counts.tokens as f64, whole.tokens);
+        for (value, factor) in on_states.iter().zip(&values.factors) {
+            let part = value.f_mul_scalar(factor * values.share)?;
             scalar = Some(plus(scalar, part)?);
         }
         let scalar = scalar.ok_or_else(|| Error::Recipe("expected at least one loss".into()))?;
         debug_span!("backward").in_scope(|| pass.backward(&scalar, after_layer))?;
-        Ok(self.means(&sums, whole, &on_states, (&factors, share)))
+        Ok(values)
+    }
+
+    /// Those of a pass in which nothing is compared.
+    fn no_values(&self, whole: Counts) -> PassValues {
+        PassValues {
+            weights: self.terms.iter().map(|term| term.weight).collect(),
+            sums: self.terms.iter().map(|_| Vec::new()).collect(),
+            factors: vec![0.0; self.states.len()],
+            predictions: whole.predictions,
+            ..PassValues::default()
+        }
     }
 
     /// The value of each loss on states.
@@ -228,35 +231,15 @@ impl Objective {
         Ok(values)
     }
 
-    /// Factors that follow from one batch alone.
-    fn factors_of_batch(&self, sums: &[f64], counts: Counts, on_states: &[f64]) -> Vec<f64> {
+    /// Factors that follow from one batch alone; where they are given, nothing has to be read.
+    fn factors_of_batch(&self, values: &PassValues, counts: Counts) -> Result<Vec<f64>> {
+        if !self.is_dynamic() {
+            return Ok(self.factors(&vec![0.0; self.labels().count()]));
+        }
+        let (sums, on_states) = values.values(&mut read_all([values], Vec::new())?)?;
         let on_logits = sums.iter().map(|sum| mean(*sum, counts.predictions));
-        let means: Vec<f64> = on_logits.chain(on_states.iter().copied()).collect();
-        self.factors(&means)
-    }
-
-    /// What a batch adds to the step's means.
-    fn means(
-        &self,
-        sums: &[f64],
-        whole: Counts,
-        on_states: &[f64],
-        (factors, share): (&[f64], f64),
-    ) -> Means {
-        let mut means = Means {
-            terms: Vec::new(),
-            total: 0.0,
-        };
-        for (term, sum) in self.terms.iter().zip(sums) {
-            let mean = mean(*sum, whole.predictions);
-            means.terms.push(mean);
-            means.total += term.weight * mean;
-        }
-        for (value, factor) in on_states.iter().zip(factors) {
-            means.terms.push(value * share);
-            means.total += factor * (value * share);
-        }
-        means
+        let means: Vec<f64> = on_logits.chain(on_states).collect();
+        Ok(self.factors(&means))
     }
 
     /// The teacher's logits at some rows, where a loss compares with them; in the student's type or
@@ -276,59 +259,93 @@ impl Objective {
 
     /// Gradient of the losses on logits, over all predictions of the step, with respect to the rows
     /// [N, E] that the head projects; the projection's own gradient is added on the way, and each
-    /// term's sum to `sums`.
+    /// term's sum of every chunk comes to `sums`.
     fn logit_gradient(
         &self,
         student: &Transformer,
         output: Option<&(dyn TeacherOutput + '_)>,
         batch: &Batch,
         (inputs_ne, whole): (&Tensor, Counts),
-        sums: &mut [f64],
+        sums: &mut [Vec<Tensor>],
     ) -> Result<Tensor> {
         let head = student.frame.head()?;
         head.gradient(
             inputs_ne,
             student.spec.options.vocab,
-            |student_nv, start| {
+            |mut student_nv, start| {
                 let len = student_nv.size2()?.0;
                 let labels_n = batch.labels_n.f_narrow(0, start, len)?;
-                let teacher_nv = self.teacher_rows(output, start, len, student_nv)?;
-                let total = self.chunk(student_nv, teacher_nv.as_ref(), &labels_n, sums)?;
-                Ok(total.f_mul_scalar(mean(1.0, whole.predictions))?)
+                let teacher_nv = self.teacher_rows(output, start, len, &student_nv)?;
+                let (teacher_nv, share) = (teacher_nv.as_ref(), mean(1.0, whole.predictions));
+                let others = (teacher_nv, &labels_n);
+                if self.replaced_by_gradient(&mut student_nv, others, share, sums)? {
+                    return Ok(Some(student_nv));
+                }
+                gradient_on_logits(&student_nv, |student_nv| {
+                    let total = self.chunk(student_nv, teacher_nv, &labels_n, sums)?;
+                    Ok(total.f_mul_scalar(share)?)
+                })
             },
         )
     }
 
-    /// Weighted sum over a chunk's rows; adds each term's own sum to `sums`.
+    /// Puts in place of a chunk's logits `share` times the gradient of the weighted sum over its
+    /// rows, where a single loss knows it; its own sum comes to `sums`. False where none does.
+    fn replaced_by_gradient(
+        &self,
+        student_nv: &mut Tensor,
+        (teacher_nv, labels_n): (Option<&Tensor>, &Tensor),
+        share: f64,
+        sums: &mut [Vec<Tensor>],
+    ) -> Result<bool> {
+        let ([term], [sum]) = (self.terms.as_slice(), sums) else {
+            return Ok(false);
+        };
+        let factor = term.weight * share;
+        let Some(loss_n) = known_gradient(term, student_nv, teacher_nv, labels_n, factor)? else {
+            return Ok(false);
+        };
+        one_per_row(term, &loss_n, labels_n)?;
+        sum.push(loss_n.f_sum(loss_n.f_kind()?)?);
+        Ok(true)
+    }
+
+    /// Weighted sum over a chunk's rows; each term's own sum comes to `sums`.
     fn chunk(
         &self,
         student_nv: &Tensor,
         teacher_nv: Option<&Tensor>,
         labels_n: &Tensor,
-        sums: &mut [f64],
+        sums: &mut [Vec<Tensor>],
     ) -> Result<Tensor> {
         let mut total: Option<Tensor> = None;
         for (term, sum) in self.terms.iter().zip(sums) {
             let loss_n = losses(term, student_nv, teacher_nv, labels_n)?;
-            if loss_n.size() != labels_n.size() {
-                let message = format!(
-                    "expected one loss for each of {:?} rows, got {:?}",
-                    labels_n.size(),
-                    loss_n.size()
-                );
-                return Err(Error::Plugin {
-                    tag: term.label.clone(),
-                    origin: "loss".into(),
-                    message,
-                });
-            }
+            one_per_row(term, &loss_n, labels_n)?;
             let summed = loss_n.f_sum(loss_n.f_kind()?)?;
-            *sum += summed.f_double_value(&[])?;
+            sum.push(summed.f_detach()?);
             let weighted = summed.f_mul_scalar(term.weight)?;
             total = Some(plus(total, weighted)?);
         }
         total.ok_or_else(|| Error::Recipe("expected at least one loss".into()))
     }
+}
+
+/// The law of losses on logits.
+fn one_per_row(term: &Term, loss_n: &Tensor, labels_n: &Tensor) -> Result<()> {
+    if loss_n.size() == labels_n.size() {
+        return Ok(());
+    }
+    let message = format!(
+        "expected one loss for each of {:?} rows, got {:?}",
+        labels_n.size(),
+        loss_n.size()
+    );
+    Err(Error::Plugin {
+        tag: term.label.clone(),
+        origin: "loss".into(),
+        message,
+    })
 }
 
 /// What the teacher says to a batch, where a loss of one of the objectives asks it; of logits

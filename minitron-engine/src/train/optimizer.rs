@@ -1,53 +1,21 @@
-//! AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101): weight decay apart from the adaptive step.
+//! What an optimiser keeps of every parameter, and of which part of it.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::adamw::{AdamWSettings, Update, update_all};
+use super::norms::GradientNorms;
 use super::shard::{Cut, Divided, Shard};
 use super::sharded::{Apart, ShardedLayers};
 use crate::ranks::Ranks;
 use minitron_core::error::Result;
 use minitron_core::model::Parameter;
 
-/// Elements handled at a time: in-place operations over such a block stay in the cache.
-const BLOCK: i64 = 1 << 18;
-
-/// Constants of the update.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdamWSettings {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decay of matrices and tables towards zero; gains and biases are left alone.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamWSettings {
-    fn default() -> Self {
-        AdamWSettings {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-        }
-    }
-}
-
 /// Weights in f32 by name, where the model computes in less.
 pub type MasterWeights = BTreeMap<String, Tensor>;
 
 /// Moments and masters, f32 whatever the model computes in.
-///
-/// ```text
-/// m ← β1·m + (1 − β1)·g        v ← β2·v + (1 − β2)·g²
-/// w ← w·(1 − lr·λ) − lr · (m / (1 − β1ᵗ)) / (sqrt(v / (1 − β2ᵗ)) + ε)
-/// ```
 #[derive(Debug)]
 pub struct AdamW {
     settings: AdamWSettings,
@@ -108,12 +76,17 @@ impl State {
         }
     }
 
+    /// The gradient as it lies, or an undefined one.
+    fn gradient(&self) -> Result<Tensor> {
+        match &self.apart {
+            Some(apart) => Ok(apart.gradient.shallow_clone()),
+            None => Ok(self.weight.f_grad()?),
+        }
+    }
+
     /// Takes the gradient away.
     fn clear_gradient(&self) -> Result<()> {
-        let mut gradient = match &self.apart {
-            Some(apart) => apart.gradient.shallow_clone(),
-            None => self.weight.f_grad()?,
-        };
+        let mut gradient = self.gradient()?;
         if gradient.defined() {
             let _ = gradient.f_zero_()?;
         }
@@ -194,61 +167,60 @@ impl AdamW {
         Ok(())
     }
 
-    /// L2 norm of all gradients of a group; of those that lie apart, all ranks bring their parts.
-    pub fn gradient_norm(&self, group: usize, ranks: Ranks) -> Result<f64> {
-        let (mut sum, mut own) = (0.0, [0.0]);
+    /// L2 norms of the gradients of a group, scalars in f32 that lie where the gradients do.
+    pub(super) fn gradient_norms(&self, group: usize) -> Result<GradientNorms> {
+        let (mut whole, mut apart) = (Vec::new(), Vec::new());
         for state in self.states.iter().filter(|state| state.group == group) {
-            match &state.apart {
-                Some(apart) => own[0] += squared(&apart.gradient)?,
-                None => {
-                    let gradient = state.weight.f_grad()?;
-                    if gradient.defined() {
-                        sum += squared(&gradient.f_detach()?)?;
-                    }
-                }
+            if let Some(part) = &state.apart {
+                apart.push(part.gradient.shallow_clone());
+                continue;
+            }
+            let gradient = state.weight.f_grad()?;
+            if gradient.defined() {
+                whole.push(gradient.f_detach()?);
             }
         }
-        if self.states.iter().any(State::is_apart) {
-            ranks.add_up(&mut own)?;
-        }
-        Ok((sum + own[0]).sqrt())
+        GradientNorms::of(whole, apart, self.states.iter().any(State::is_apart))
     }
 
     /// One update from gradients times their group's scale; the gradients are cleared.
     pub fn step(&mut self, lr: f64, gradient_scales: &[f64], ranks: Ranks) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         self.n_steps += 1;
-        let mut updated = Vec::new();
+        let (updates, divided) = self.updates(lr, gradient_scales)?;
+        update_all(&updates, self.settings, self.n_steps)?;
+        match self.shard.is_whole() {
+            true => Ok(()),
+            false => self.shard.unite(ranks, &divided),
+        }
+    }
+
+    /// What is to be changed, and by what: of every tensor that has a gradient. Beside it, which of
+    /// them the ranks then bring together.
+    fn updates(&self, lr: f64, gradient_scales: &[f64]) -> Result<(Vec<Update>, Vec<Divided>)> {
+        let (mut updates, mut divided) = (Vec::new(), Vec::new());
         for state in &self.states {
             let Some(gradient) = state.own_gradient()? else {
                 continue;
             };
             let own = state.own()?;
-            let gradient = gradient.f_to_kind(Kind::Float)?.f_view([-1i64])?;
-            let scale = gradient_scales.get(state.group).copied().unwrap_or(1.0);
-            let lr = lr * self.rates.get(state.group).copied().unwrap_or(1.0);
-            let changed = state.master.as_ref().unwrap_or(&own);
-            update(
-                state,
-                changed,
-                &gradient,
-                self.settings,
-                self.n_steps,
-                (lr, scale),
-            )?;
-            if let Some(master) = &state.master {
-                own.shallow_clone().f_copy_(master)?;
-            }
-            state.clear_gradient()?;
+            updates.push(Update {
+                own: own.shallow_clone(),
+                own_gradient: gradient,
+                gradient: state.gradient()?,
+                master: state.master.as_ref().map(|master| master.shallow_clone()),
+                m: state.m.shallow_clone(),
+                v: state.v.shallow_clone(),
+                decays: state.decays,
+                lr: lr * self.rates.get(state.group).copied().unwrap_or(1.0),
+                scale: gradient_scales.get(state.group).copied().unwrap_or(1.0),
+            });
             if state.apart.is_none() {
                 let (whole, cut) = (state.weight.f_detach()?, state.cut);
-                updated.push(Divided { whole, own, cut });
+                divided.push(Divided { whole, own, cut });
             }
         }
-        match self.shard.is_whole() {
-            true => Ok(()),
-            false => self.shard.unite(ranks, &updated),
-        }
+        Ok((updates, divided))
     }
 
     /// Leaves weights and moments as they are, and takes the gradients away.
@@ -268,50 +240,107 @@ impl AdamW {
     }
 }
 
-/// The square of the L2 norm.
-fn squared(gradient: &Tensor) -> Result<f64> {
-    let norm = gradient
-        .f_to_kind(Kind::Float)?
-        .f_norm()?
-        .f_double_value(&[])?;
-    Ok(norm * norm)
-}
-
 /// In f32, whatever a weight is in.
 fn zeros_like(weight: &Tensor) -> Result<Tensor> {
     let options = (Kind::Float, weight.device());
     Ok(Tensor::f_zeros(weight.size(), options)?)
 }
 
-fn update(
-    state: &State,
-    weight: &Tensor,
-    g: &Tensor,
-    s: AdamWSettings,
-    n_steps: u64,
-    (lr, gradient_scale): (f64, f64),
-) -> Result<()> {
-    let correction1 = 1.0 - s.beta1.powf(n_steps as f64);
-    let correction2 = 1.0 - s.beta2.powf(n_steps as f64);
-    let weight = weight.f_view([-1i64])?;
-    let (m, v) = (state.m.f_view([-1i64])?, state.v.f_view([-1i64])?);
-    let n = g.numel() as i64;
-    for start in (0..n).step_by(BLOCK as usize) {
-        let len = BLOCK.min(n - start);
-        let block = |t: &Tensor| t.f_narrow(0, start, len);
-        let g = block(g)?.f_mul_scalar(gradient_scale)?;
-        let (mut w, mut m, mut v) = (block(&weight)?, block(&m)?, block(&v)?);
-        let _ = m.f_lerp_(&g, 1.0 - s.beta1)?;
-        let _ = v.f_lerp_(&g.f_square()?, 1.0 - s.beta2)?;
-        let denominator = v
-            .f_div_scalar(correction2)?
-            .f_sqrt_()?
-            .f_add_scalar_(s.eps)?;
-        if state.decays {
-            let _ = w.f_mul_scalar_(1.0 - lr * s.weight_decay)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::adamw::update_fused;
+    use minitron_core::model::Parameter;
+    use minitron_torch::OpCounter;
+    use tch::Device;
+
+    /// Some parameters, of which one does not decay, with gradients.
+    fn parameters(kind: Kind) -> Vec<Parameter> {
+        let mut parameters = Vec::new();
+        for (name, shape) in [("a", vec![37, 11]), ("b", vec![300]), ("c", vec![5, 4])] {
+            let n: i64 = shape.iter().product();
+            let numbers = Tensor::arange(n, (Kind::Float, Device::Cpu)).view(shape.as_slice());
+            let like = numbers.f_mul_scalar(1.7).unwrap().sin();
+            let mut parameter = Parameter::learned(name.into(), &like, Device::Cpu, kind).unwrap();
+            parameter.decays = name != "b";
+            let pull = numbers.f_mul_scalar(0.3).unwrap().cos().to_kind(kind);
+            parameter.tensor.f_mul(&pull).unwrap().sum(kind).backward();
+            parameters.push(parameter);
         }
-        let step = m.f_div(&denominator)?.f_mul_scalar_(lr / correction1)?;
-        let _ = w.f_sub_(&step)?;
+        parameters
     }
-    Ok(())
+
+    /// On a GPU each call is a launch or more, and there are thousands of tensors.
+    #[test]
+    fn a_fused_update_is_a_few_calls_however_many_tensors_there_are() {
+        let of = |n: usize| {
+            let parameters: Vec<Parameter> =
+                (0..n).flat_map(|_| parameters(Kind::BFloat16)).collect();
+            let optimizer = AdamW::new(&parameters, AdamWSettings::default()).unwrap();
+            let (updates, _) = optimizer.updates(1e-3, &[0.5]).unwrap();
+            let updates: Vec<&Update> = updates.iter().collect();
+            let counter = OpCounter::begin().unwrap();
+            update_fused(&updates, optimizer.settings, 1).unwrap();
+            counter.end().unwrap()
+        };
+        let (few, many) = (of(1), of(10));
+        for (call, n) in [
+            ("_fused_adamw_", 2),
+            ("_foreach_copy_", 4),
+            ("_foreach_zero_", 2),
+        ] {
+            let name = format!("aten::{call}");
+            assert_eq!((few.of(&name), many.of(&name)), (n, n), "{call}");
+        }
+        // What is left for each tensor: views, its gradient's room in f32, and on a CPU its copies.
+        let per_tensor = (many.n_calls() - few.n_calls()) / 27;
+        assert!(per_tensor <= 12, "{per_tensor}: {many:?}");
+    }
+
+    /// The way of a GPU, whose kernels there are for the CPU too.
+    #[test]
+    fn the_fused_update_is_ours() {
+        let ranks = Ranks::alone();
+        for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 1e-6)] {
+            let [ours, theirs] = [(); 2].map(|()| parameters(kind));
+            let settings = AdamWSettings::default();
+            let mut by_blocks = AdamW::new(&ours, settings).unwrap();
+            let mut by_lists = AdamW::new(&theirs, settings).unwrap();
+            for (lr, scale) in [(1e-2, 1.0), (3e-3, 0.25)] {
+                for (one, other) in ours.iter().zip(&theirs) {
+                    let pull = one.tensor.detach().sin();
+                    for parameter in [one, other] {
+                        parameter.tensor.f_mul(&pull).unwrap().sum(kind).backward();
+                    }
+                }
+                by_blocks.step(lr, &[scale], ranks).unwrap();
+                by_lists.n_steps += 1;
+                let (updates, _) = by_lists.updates(lr, &[scale]).unwrap();
+                update_fused(
+                    &updates.iter().collect::<Vec<_>>(),
+                    settings,
+                    by_lists.n_steps,
+                )
+                .unwrap();
+            }
+            for (one, other) in by_blocks.states.iter().zip(&by_lists.states) {
+                let master = |state: &State| match &state.master {
+                    Some(master) => master.shallow_clone(),
+                    None => state.weight.detach(),
+                };
+                let pairs = [(master(one), master(other)), (one.m.copy(), other.m.copy())];
+                for (ours, theirs) in pairs.into_iter().chain([(one.v.copy(), other.v.copy())]) {
+                    let error = (&ours - &theirs).abs().max().double_value(&[]);
+                    let size = ours.abs().max().double_value(&[]);
+                    assert!(
+                        error <= tolerance * size,
+                        "{kind:?} {}: {error} of {size}",
+                        one.name
+                    );
+                }
+                assert!(other.weight.equal(&master(other).to_kind(kind)));
+                assert_eq!(other.weight.grad().abs().max().double_value(&[]), 0.0);
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::AdamWSettings;
+use super::adamw::AdamWSettings;
 use super::schedule::{Schedule, ScheduleShape};
 use minitron_core::error::{Error, Result};
 

@@ -1,9 +1,16 @@
 //! One step of one learner, and what steps come to.
 
 use serde_json::{Map, Value, json};
+use tch::Tensor;
 
+use super::correction::Correction;
 use super::counts::Counts;
-use super::objective::{Means, Objective};
+use super::means::{Means, PassValues, read_all};
+use super::norms::GradientNorms;
+use super::objective::Objective;
+use super::optimizer::AdamW;
+use crate::ranks::Ranks;
+use minitron_core::error::Result;
 
 /// A step under way or done.
 #[derive(Debug, Default)]
@@ -21,6 +28,9 @@ pub(super) struct Step {
     /// Of losses on states, where weights follow from the whole step.
     pub factors: Option<Vec<f64>>,
     terms: Vec<f64>,
+    /// Passes whose values are not read yet, and those of a teacher under correction.
+    unread: Vec<PassValues>,
+    unread_of_teacher: Vec<PassValues>,
 }
 
 impl Step {
@@ -40,8 +50,57 @@ impl Step {
         }
     }
 
-    /// Adds what a pass gave.
-    pub fn add(&mut self, means: &Means) {
+    /// Takes in what a pass gave, without waiting for it.
+    pub fn push(&mut self, values: PassValues) {
+        self.unread.push(values);
+    }
+
+    /// The same of a teacher under correction.
+    pub fn push_of_teacher(&mut self, values: PassValues) {
+        self.teacher.get_or_insert_default();
+        self.unread_of_teacher.push(values);
+    }
+
+    /// Reads what passes have given since, and with it `further` scalars, which come back: the host
+    /// waits for the device once, however many there are.
+    pub fn settle(&mut self, further: Vec<Tensor>) -> Result<Vec<f64>> {
+        let unread = std::mem::take(&mut self.unread);
+        let of_teacher = std::mem::take(&mut self.unread_of_teacher);
+        let mut read = read_all(unread.iter().chain(&of_teacher), further)?;
+        for values in &unread {
+            self.add(&values.means(&mut read)?);
+        }
+        for values in &of_teacher {
+            let (loss, _) = self.teacher.get_or_insert_default();
+            *loss += values.means(&mut read)?.total;
+        }
+        Ok(read.collect())
+    }
+
+    /// Reads losses and gradient norms, which decide whether the step is applied: the one time that
+    /// the host waits for the device in it.
+    pub fn measure(
+        &mut self,
+        optimizer: &AdamW,
+        correction: Option<&Correction>,
+        ranks: Ranks,
+    ) -> Result<()> {
+        let own = optimizer.gradient_norms(0)?;
+        let of_teacher = match correction.filter(|_| self.teacher.is_some()) {
+            Some(correction) => Some(correction.gradient_norms(optimizer)?),
+            None => None,
+        };
+        let all = [Some(&own), of_teacher.as_ref()].into_iter().flatten();
+        let norms = all.flat_map(GradientNorms::tensors).collect();
+        let mut read = self.settle(norms)?.into_iter();
+        self.norm = own.whole_norm(&mut read, ranks)?;
+        if let (Some(of_teacher), Some((_, norm))) = (of_teacher, &mut self.teacher) {
+            *norm = of_teacher.whole_norm(&mut read, ranks)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, means: &Means) {
         self.loss += means.total;
         self.terms
             .iter_mut()

@@ -31,6 +31,7 @@ pub fn check(trial: &Trial) -> Result<String> {
         let _ = court.finite(&large(seed)?, &large(seed + 10)?)?;
     }
     court.gradient()?;
+    court.known_gradient()?;
     court.constants()?;
     Ok("one finite loss per row, of that row alone, with a gradient for the student alone".into())
 }
@@ -129,6 +130,37 @@ impl LossTrial<'_> {
             error <= 1e-2,
             format!("its gradient is {error:.1e} away from its differences, relatively"),
         )
+    }
+
+    /// A gradient in place of the logits is that of the rows, and so are the rows beside it.
+    fn known_gradient(&self) -> Result<()> {
+        const FACTOR: f64 = 0.25;
+        for (student_nv, teacher_nv) in [(mixed(7)?, mixed(8)?), (large(9)?, large(19)?)] {
+            let mut place_nv = student_nv.f_detach_copy()?;
+            let needs_teacher = self.loss.teacher() != TeacherNeed::Nothing;
+            let teacher = needs_teacher.then_some(&teacher_nv);
+            let known =
+                self.loss
+                    .rows_and_gradient(&mut place_nv, teacher, &self.labels_n, FACTOR)?;
+            let Some(known_n) = known else {
+                let is_left = place_nv.f_equal(&student_nv)?;
+                let message = "it changes the student's logits and gives no gradient for them";
+                return self.trial.ensure(is_left, message);
+            };
+            let student_nv = leaf(&student_nv)?;
+            let loss_n = self.rows(&student_nv, &teacher_nv)?;
+            loss_n
+                .f_sum(Kind::Double)?
+                .f_mul_scalar(FACTOR)?
+                .f_backward()?;
+            let of_rows = relative(&known_n, &loss_n.f_detach()?)?;
+            let error = relative(&place_nv, &student_nv.f_grad()?)?.max(of_rows);
+            self.trial.ensure(
+                error <= 1e-5,
+                format!("the gradient it puts in place of logits is {error:.1e} away, relatively"),
+            )?;
+        }
+        Ok(())
     }
 
     /// What asks for a distribution sees logits up to a constant.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Reduction, Tensor};
 
-use super::divergences::widened;
+use super::divergences::{likelihood_and_gradient, widened};
 
 /// −log softmax(student)\[label\], in nats: the language-model loss.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,16 @@ impl LogitLoss for CrossEntropy {
         labels_n: &Tensor,
     ) -> Result<Tensor> {
         negative_log_likelihood(student_nv, labels_n)
+    }
+
+    fn rows_and_gradient(
+        &self,
+        student_nv: &mut Tensor,
+        _teacher_nv: Option<&Tensor>,
+        labels_n: &Tensor,
+        factor: f64,
+    ) -> Result<Option<Tensor>> {
+        likelihood_and_gradient(student_nv, labels_n, factor).map(Some)
     }
 }
 

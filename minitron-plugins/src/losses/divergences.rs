@@ -3,7 +3,7 @@
 use minitron_core::contract::TeacherNeed;
 use minitron_core::error::{Error, Result};
 use serde::{Deserialize, Deserializer};
-use tch::{Kind, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 /// Reads a temperature.
 pub(super) fn temperature<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -67,6 +67,90 @@ pub(super) fn rescaled(loss_n: Tensor, temperature: f64, scale_by_t2: bool) -> R
         return Ok(loss_n);
     }
     Ok(loss_n.f_mul_scalar(temperature * temperature)?)
+}
+
+/// exp(x) in the memory of `place`, where that is of its type, or in new memory.
+fn exp_in(place: &Tensor, x: &Tensor) -> Result<Tensor> {
+    match place.f_kind()? == x.f_kind()? {
+        true => Ok(x.f_exp_out(place)?),
+        false => Ok(x.f_exp()?),
+    }
+}
+
+/// Puts a gradient where it belongs: one of that place's type stands there already.
+fn put(gradient_nv: &Tensor, place: &mut Tensor) -> Result<()> {
+    if gradient_nv.f_kind()? != place.f_kind()? {
+        place.f_copy_(gradient_nv)?;
+    }
+    Ok(())
+}
+
+/// [`forward`], and in place of the student's logits its gradient times `factor`: (q − p)/T.
+pub(super) fn forward_and_gradient(
+    student_nv: &mut Tensor,
+    teacher_nv: &Tensor,
+    temperature: f64,
+    factor: f64,
+) -> Result<Tensor> {
+    let mut q_nv = log_softmax(student_nv, temperature)?;
+    let mut terms_nv = log_softmax(&teacher_nv.f_detach()?, temperature)?;
+    let mut p_nv = exp_in(student_nv, &terms_nv)?;
+    let _ = terms_nv.f_sub_(&q_nv)?.f_mul_(&p_nv)?;
+    let loss_n = terms_nv.f_sum_dim_intlist([-1i64].as_slice(), false, terms_nv.f_kind()?)?;
+    let _ = p_nv.f_sub_(&q_nv.f_exp_()?)?;
+    let _ = p_nv.f_mul_scalar_(-factor / temperature)?;
+    put(&p_nv, student_nv)?;
+    Ok(loss_n)
+}
+
+/// KL(student ‖ teacher) [N], and in place of the student's logits its gradient times `factor`:
+/// q·(log q − log p − KL)/T.
+pub(super) fn reverse_and_gradient(
+    student_nv: &mut Tensor,
+    teacher_nv: &Tensor,
+    temperature: f64,
+    factor: f64,
+) -> Result<Tensor> {
+    let mut ratio_nv = log_softmax(student_nv, temperature)?;
+    let mut q_nv = exp_in(student_nv, &ratio_nv)?;
+    let _ = ratio_nv.f_sub_(&log_softmax(&teacher_nv.f_detach()?, temperature)?)?;
+    let loss_n =
+        q_nv.f_mul(&ratio_nv)?
+            .f_sum_dim_intlist([-1i64].as_slice(), false, ratio_nv.f_kind()?)?;
+    let _ = ratio_nv.f_sub_(&loss_n.f_unsqueeze(-1)?)?;
+    let _ = q_nv
+        .f_mul_(&ratio_nv)?
+        .f_mul_scalar_(factor / temperature)?;
+    put(&q_nv, student_nv)?;
+    Ok(loss_n)
+}
+
+/// −log q\[label\] [N], and in place of the logits its gradient times `factor`: q − 1 at the label,
+/// q elsewhere.
+pub(super) fn likelihood_and_gradient(
+    logits_nv: &mut Tensor,
+    labels_n: &Tensor,
+    factor: f64,
+) -> Result<Tensor> {
+    let log_q_nv = log_softmax(logits_nv, 1.0)?;
+    let nothing = None::<Tensor>;
+    let loss_n = log_q_nv.f_nll_loss(labels_n, nothing, Reduction::None, -100)?;
+    let mut q_nv = exp_in(logits_nv, &log_q_nv)?;
+    let labels_n1 = labels_n.f_unsqueeze(-1)?;
+    let minus_n1 = Tensor::f_full(labels_n1.size(), -1.0, (q_nv.f_kind()?, q_nv.device()))?;
+    let _ = q_nv.f_scatter_add_(-1, &labels_n1, &minus_n1)?;
+    let _ = q_nv.f_mul_scalar_(factor)?;
+    put(&q_nv, logits_nv)?;
+    Ok(loss_n)
+}
+
+/// What [`rescaled`] multiplies by.
+pub(super) fn t2(temperature: f64, scale_by_t2: bool) -> f64 {
+    if scale_by_t2 {
+        temperature * temperature
+    } else {
+        1.0
+    }
 }
 
 /// KL(teacher ‖ student) [N] of logits [N, V]. The teacher's part carries no gradient.

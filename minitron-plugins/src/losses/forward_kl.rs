@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::divergences::{forward, need, rescaled, teacher, temperature};
+use super::divergences::{forward, forward_and_gradient, need, rescaled, t2, teacher, temperature};
 
 /// KL(teacher ‖ student) = Σᵥ p·(log p − log q) over the vocabulary, p and q the softmax of the
 /// teacher's and the student's logits / `temperature`, times `temperature`². In nats.
@@ -56,6 +56,19 @@ impl LogitLoss for ForwardKl {
             self.temperature,
             self.scale_by_t2,
         )
+    }
+
+    fn rows_and_gradient(
+        &self,
+        student_nv: &mut Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+        factor: f64,
+    ) -> Result<Option<Tensor>> {
+        let teacher_nv = teacher("forward_kl", teacher_nv)?;
+        let factor = factor * t2(self.temperature, self.scale_by_t2);
+        let loss_n = forward_and_gradient(student_nv, teacher_nv, self.temperature, factor)?;
+        rescaled(loss_n, self.temperature, self.scale_by_t2).map(Some)
     }
 }
 

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::divergences::{kl, log_softmax, need, rescaled, teacher, temperature};
+use super::divergences::{
+    kl, log_softmax, need, rescaled, reverse_and_gradient, t2, teacher, temperature,
+};
 
 /// KL(student ‖ teacher) = Σᵥ q·(log q − log p) over the vocabulary, p and q the softmax of the
 /// teacher's and the student's logits / `temperature`, times `temperature`². In nats.
@@ -56,6 +58,19 @@ impl LogitLoss for ReverseKl {
         )?;
         let loss_n = kl(&log_softmax(student_nv, self.temperature)?, &log_p_nv)?;
         rescaled(loss_n, self.temperature, self.scale_by_t2)
+    }
+
+    fn rows_and_gradient(
+        &self,
+        student_nv: &mut Tensor,
+        teacher_nv: Option<&Tensor>,
+        _labels_n: &Tensor,
+        factor: f64,
+    ) -> Result<Option<Tensor>> {
+        let teacher_nv = teacher("reverse_kl", teacher_nv)?;
+        let factor = factor * t2(self.temperature, self.scale_by_t2);
+        let loss_n = reverse_and_gradient(student_nv, teacher_nv, self.temperature, factor)?;
+        rescaled(loss_n, self.temperature, self.scale_by_t2).map(Some)
     }
 }
 

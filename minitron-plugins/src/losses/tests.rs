@@ -39,6 +39,43 @@ impl Logits {
         loss_n.sum(Kind::Double).backward();
         let error = relative(&student_nv.grad(), expected_nv).unwrap();
         assert!(error <= TOLERANCE, "{loss:?}: {error:e}");
+        self.assert_known_gradient(loss);
+    }
+
+    /// What a loss puts in place of the logits, where it does, is what automatic differentiation
+    /// gives; in f64, f32 and beside bf16.
+    fn assert_known_gradient(&self, loss: &dyn LogitLoss) {
+        for (kind, tolerance) in [
+            (Kind::Double, TOLERANCE),
+            (Kind::Float, 1e-6),
+            (Kind::BFloat16, 1e-2),
+        ] {
+            let student_nv = leaf(&self.student_nv.to_kind(kind)).unwrap();
+            let teacher_nv = self.teacher_nv.to_kind(kind);
+            let teacher_nv = (loss.teacher() != TeacherNeed::Nothing).then_some(&teacher_nv);
+            let loss_n = loss.rows(&student_nv, teacher_nv, &self.labels_n).unwrap();
+            (loss_n.sum(loss_n.kind()) * 0.3).backward();
+            let before = teacher_nv.map(|it| it.copy());
+            let mut place_nv = self.student_nv.to_kind(kind).copy();
+            let known_n = loss
+                .rows_and_gradient(&mut place_nv, teacher_nv, &self.labels_n, 0.3)
+                .unwrap();
+            let Some(known_n) = known_n else {
+                assert!(place_nv.equal(&self.student_nv.to_kind(kind)));
+                return;
+            };
+            assert_eq!((place_nv.kind(), known_n.kind()), (kind, loss_n.kind()));
+            let of_gradient = relative(&place_nv, &student_nv.grad()).unwrap();
+            let of_rows = relative(&known_n, &loss_n.detach()).unwrap();
+            let error = of_gradient.max(of_rows);
+            assert!(error <= tolerance, "{loss:?} in {kind:?}: {error:e}");
+            assert_eq!(
+                teacher_nv
+                    .map(|it| it.equal(&before.unwrap()))
+                    .unwrap_or(true),
+                true
+            );
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::cache::TeacherCache;
 use super::records::{Key, TopRows};
 use super::{Teacher, TeacherOutput};
 use minitron_core::error::{Error, Present, Result};
-use minitron_core::model::Site;
+use minitron_core::model::{Site, row_chunks};
 use minitron_core::progress::Progress;
 use minitron_core::spec::ModelSpec;
 use minitron_core::windows::Batch;
@@ -73,7 +73,8 @@ impl<'a> CachedTeacher<'a> {
         {
             let output = self.teacher()?.forward(batch, true, &BTreeSet::new())?;
             let nothing = Tensor::new();
-            for (start, len) in minitron_core::model::row_chunks(batch.n_rows(), vocab) {
+            let device = batch.ids_bt.device();
+            for (start, len) in row_chunks(batch.n_rows(), vocab, device) {
                 top_rows(
                     &cut(&output.logits(start, len, &nothing)?, n_shared)?,
                     k as i64,

@@ -10,7 +10,7 @@ mod streamed;
 pub use cache::TeacherCache;
 pub use cached::CachedTeacher;
 pub use records::{CacheHeader, CacheType};
-pub(in crate::train) use shared::losses;
+pub(in crate::train) use shared::{known_gradient, losses};
 pub use streamed::StreamedTeacher;
 
 use std::borrow::Borrow;

@@ -26,3 +26,20 @@ pub(in crate::train) fn losses(
         teacher_nv => term.loss.rows(student_nv, teacher_nv, labels_n),
     }
 }
+
+/// The same, and in place of the student's logits the gradient of the rows' sum times `factor`;
+/// none, and the logits as they were, where the loss does not know it or the tables differ.
+pub(in crate::train) fn known_gradient(
+    term: &Term,
+    student_nv: &mut Tensor,
+    teacher_nv: Option<&Tensor>,
+    labels_n: &Tensor,
+    factor: f64,
+) -> Result<Option<Tensor>> {
+    let teacher_nv = teacher_nv.filter(|_| term.loss.teacher() != TeacherNeed::Nothing);
+    if teacher_nv.is_some_and(|teacher_nv| teacher_nv.size() != student_nv.size()) {
+        return Ok(None);
+    }
+    term.loss
+        .rows_and_gradient(student_nv, teacher_nv, labels_n, factor)
+}
