@@ -1,7 +1,7 @@
 //! Who looks at whom: whole sequences, or blocks of them where a window is shorter, so that a
 //! window costs what it holds.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 use crate::nn::{MixerContext, blocks};
@@ -119,6 +119,39 @@ fn repeated(x: &Tensor, n_heads: i64) -> Result<Tensor> {
     Ok(x.f_repeat_interleave_self_int(n_heads / n_groups, 1, None)?)
 }
 
+/// Whether libtorch's kernels that hold no scores want a key for every query head: on a GPU the one
+/// for f32 or masks does; the one that groups heads takes half precision, and no mask.
+fn wants_equal_heads(query: &Tensor, mask: Option<&Tensor>) -> Result<bool> {
+    let is_half = matches!(query.f_kind()?, Kind::BFloat16 | Kind::Half);
+    Ok(query.device() != Device::Cpu && (mask.is_some() || !is_half))
+}
+
+/// libtorch's own; with `repeats`, of keys and values that are repeated for each query head first.
+fn fused(
+    rule: Rule,
+    query: &Tensor,
+    keys: &Keys,
+    (mask, is_causal): (Option<&Tensor>, bool),
+    repeats: bool,
+) -> Result<Tensor> {
+    let n_heads = query.size4()?.1;
+    let n_repeated = if repeats {
+        n_heads
+    } else {
+        keys.key_bgsk.size4()?.1
+    };
+    Ok(Tensor::f_scaled_dot_product_attention(
+        query,
+        &repeated(keys.key_bgsk, n_repeated)?,
+        &repeated(keys.value_bgsk, n_repeated)?,
+        mask,
+        0.0,
+        is_causal,
+        rule.scale,
+        n_heads != n_repeated,
+    )?)
+}
+
 /// Attention proper; by hand where scores are capped or sinks join them, which libtorch's own does
 /// not.
 fn softmax_of(
@@ -130,16 +163,8 @@ fn softmax_of(
 ) -> Result<Tensor> {
     let (n_heads, n_groups) = (query.size4()?.1, keys.key_bgsk.size4()?.1);
     if rule.softcap.is_none() && rule.sinks_h.is_none() {
-        return Ok(Tensor::f_scaled_dot_product_attention(
-            query,
-            keys.key_bgsk,
-            keys.value_bgsk,
-            mask,
-            0.0,
-            is_causal,
-            rule.scale,
-            n_heads != n_groups,
-        )?);
+        let repeats = n_heads != n_groups && wants_equal_heads(query, mask)?;
+        return fused(rule, query, keys, (mask, is_causal), repeats);
     }
     let key = repeated(keys.key_bgsk, n_heads)?;
     let value = repeated(keys.value_bgsk, n_heads)?;
@@ -175,4 +200,55 @@ fn softmax_of(
         .f_narrow(-1, 0, n_keys)?
         .f_to_kind(value.f_kind()?)?;
     Ok(weights.f_matmul(&value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Value, and gradients by queries, keys and values, of a weighted sum.
+    fn all_of(tensors: &[Tensor; 3], mask: Option<&Tensor>, repeats: bool) -> [Tensor; 4] {
+        let [query, key, value] = tensors
+            .each_ref()
+            .map(|x| x.detach().copy().set_requires_grad(true));
+        let keys = Keys {
+            key_bgsk: &key,
+            value_bgsk: &value,
+        };
+        let rule = Rule {
+            head_dim: 8,
+            scale: None,
+            softcap: None,
+            reach: None,
+            sinks_h: None,
+        };
+        let out = fused(rule, &query, &keys, (mask, mask.is_none()), repeats).unwrap();
+        out.f_mul(&out.detach().sin())
+            .unwrap()
+            .sum(Kind::Double)
+            .backward();
+        [out.detach(), query.grad(), key.grad(), value.grad()]
+    }
+
+    #[test]
+    fn repeated_keys_are_grouped_ones() {
+        tch::manual_seed(3);
+        let random = |n_heads: i64| Tensor::randn([2, n_heads, 12, 8], (Kind::Double, Device::Cpu));
+        let tensors = [random(6), random(2), random(2)];
+        let mask = Tensor::ones([12, 12], (Kind::Bool, Device::Cpu))
+            .tril(0)
+            .triu(-3);
+        for mask in [None, Some(&mask)] {
+            let pairs = all_of(&tensors, mask, true)
+                .into_iter()
+                .zip(all_of(&tensors, mask, false));
+            for (one, other) in pairs {
+                let error = (one - &other).abs().max().double_value(&[]);
+                assert!(
+                    error <= 1e-12 * other.abs().max().double_value(&[]),
+                    "{error}"
+                );
+            }
+        }
+    }
 }
