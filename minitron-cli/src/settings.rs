@@ -7,7 +7,7 @@ use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::progress::{Interrupt, Recorder, Silent};
 use minitron_core::registry::Registry;
-use minitron_engine::jobs::Context;
+use minitron_engine::jobs::{ComputeType, Context};
 use minitron_engine::ranks::{Ranks, of_comm};
 use minitron_engine::recipe::{PluginFile, Recipe};
 use serde_json::{Value, json};
@@ -55,6 +55,7 @@ pub fn with_context<T>(
     let interrupt = Interrupt::default();
     catch_signals(&interrupt)?;
     let device = device(&common.device, &world)?;
+    let dtype = common.dtype.unwrap_or(ComputeType::usual_on(device));
     let comm = communicator(common, &world)?;
     let ranks = Ranks::of(comm);
     if ranks.has_others() {
@@ -64,7 +65,7 @@ pub fn with_context<T>(
         registry: &registry,
         defaults: &minitron_plugins::BuiltIn,
         device,
-        kind: common.dtype.kind(),
+        kind: dtype.kind(),
         seed: common
             .seed
             .or(recipe.and_then(|recipe| recipe.seed))

@@ -37,9 +37,9 @@ pub struct Common {
     /// Where models compute: auto, cpu, cuda or cuda:N
     #[arg(long, global = true, default_value = "auto")]
     pub device: String,
-    /// What models compute in: f32, bf16 or f16
-    #[arg(long, global = true, default_value = "f32", value_name = "TYPE")]
-    pub dtype: ComputeType,
+    /// What models compute in: f32, bf16 or f16 [default: f32 on a CPU, bf16 on a GPU]
+    #[arg(long, global = true, value_name = "TYPE")]
+    pub dtype: Option<ComputeType>,
     /// CPU threads [default: all cores]
     #[arg(long, global = true)]
     pub threads: Option<u16>,

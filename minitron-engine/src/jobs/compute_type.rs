@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Kind;
+use tch::{Device, Kind};
 
 use minitron_core::error::{Error, Result};
 
@@ -23,6 +23,15 @@ pub enum ComputeType {
 }
 
 impl ComputeType {
+    /// What models compute in where nobody says: on a GPU half the bytes, and the kernels that are
+    /// made for them; what is trained keeps its weights in f32 besides.
+    pub fn usual_on(device: Device) -> Self {
+        match device {
+            Device::Cuda(_) => ComputeType::Bf16,
+            _ => ComputeType::F32,
+        }
+    }
+
     /// As libtorch has it.
     pub fn kind(self) -> Kind {
         match self {
@@ -56,5 +65,16 @@ impl fmt::Display for ComputeType {
             ComputeType::Bf16 => "bf16",
             ComputeType::F16 => "f16",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_computes_in_half_the_bytes_and_a_cpu_does_not() {
+        assert_eq!(ComputeType::usual_on(Device::Cuda(1)), ComputeType::Bf16);
+        assert_eq!(ComputeType::usual_on(Device::Cpu), ComputeType::F32);
     }
 }

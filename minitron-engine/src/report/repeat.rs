@@ -36,8 +36,10 @@ impl Repeat {
             quoted(&dir.display().to_string()),
             record.seed
         );
-        for (recorded, flag) in [("bfloat16", "bf16"), ("half", "f16")] {
-            if record.dtype == recorded {
+        // A GPU's default is another than a CPU's.
+        let on_cpu = record.device.eq_ignore_ascii_case("cpu");
+        for (recorded, flag) in [("float", "f32"), ("bfloat16", "bf16"), ("half", "f16")] {
+            if record.dtype == recorded && !(flag == "f32" && on_cpu) {
                 command += &format!(" --dtype {flag}");
             }
         }
