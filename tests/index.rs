@@ -22,6 +22,8 @@ mod families;
 mod faults;
 /// Model folders as people have them: what is read, said and refused.
 mod folders;
+/// The check of a GPU where there is none.
+mod gpu;
 /// The author's guide: its commands run, its links resolve.
 mod guide;
 /// Against the language-model evaluation harness, on real models.

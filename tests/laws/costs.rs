@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use minitron::{registry, some_windows, tiny_llama};
 use minitron_core::contract::{LogitLoss, StateLoss};
-use minitron_core::model::row_chunks;
+use minitron_core::model::{Parameter, row_chunks};
 use minitron_core::progress::Interrupt;
 use minitron_core::registry::PluginSpec;
 use minitron_core::windows::{Task, Windows};
 use minitron_engine::data::DataLoader;
+use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
-    Counts, LiftStart, Objective, StateTerm, Term, TrainSettings, Trainer, Weight,
+    AdamW, AdamWSettings, Counts, LiftStart, Objective, Saving, StateTerm, Term, TrainSettings,
+    Trainer, Weight,
 };
 use minitron_torch::{OpCounter, OpCounts};
 use tch::{Device, Kind, Tensor};
@@ -66,7 +68,8 @@ impl Step {
             seed: 0,
         };
         let states = self.on_states.iter().map(|weight| {
-            let loss = registry.build::<dyn StateLoss>(&PluginSpec::bare("hidden_state"));
+            let loss =
+                registry.build::<dyn StateLoss>(&"hidden_state:layers=last".parse().unwrap());
             let (label, loss) = ("hidden_state".to_owned(), loss.unwrap());
             StateTerm::new(label, *weight, loss, &model.spec, &model.spec, start).unwrap()
         });
@@ -94,6 +97,11 @@ impl Step {
         let loader = RefCell::new(DataLoader::of_windows(Arc::new(windows), 0));
         let interrupt = Interrupt::default();
         let trainer = Trainer {
+            // A checkpoint looks at every weight.
+            saving: Saving {
+                every: Some(1 << 20),
+                ..Saving::default()
+            },
             stop_after: Some(n_steps),
             ..trainer(&learners, &teacher, &loader, &settings, &interrupt)
         };
@@ -106,16 +114,17 @@ impl Step {
 
     /// Operations and waits of one step; what a run begins and ends with is left out.
     fn cost(&self) -> (u64, u64) {
-        let (few, many) = (self.run(2), self.run(4));
-        let calls = (many.n_calls() - few.n_calls()) / 2;
-        (calls, (many.n_waits() - few.n_waits()) / 2)
+        // In the first one gradients are made.
+        let (two, three) = (self.run(2), self.run(3));
+        let n_calls = three.n_calls() - two.n_calls();
+        (n_calls, three.n_waits() - two.n_waits())
     }
 }
 
 #[test]
 fn the_host_waits_once_in_a_step_whatever_is_in_it() {
-    let wide = 1 << 17;
-    assert!(row_chunks(4 * 31, wide, Device::Cpu).count() > 1);
+    let wide = 1 << 16;
+    assert!(row_chunks(4 * 39, wide, Device::Cpu).count() > 1);
     for (what, step) in [
         ("one pass", Step { ..PLAIN }),
         (
@@ -143,7 +152,7 @@ fn the_host_waits_once_in_a_step_whatever_is_in_it() {
             "several chunks of rows",
             Step {
                 vocab: wide,
-                width: 32,
+                width: 40,
                 n_layers: 1,
                 ..PLAIN
             },
@@ -173,6 +182,8 @@ fn the_host_waits_once_in_a_step_whatever_is_in_it() {
     assert_eq!(dynamic.cost().1, 2);
 }
 
+/// Counted on a CPU with libtorch 2.11, views and what operations call of each other included: a
+/// change that adds a few is seen here before it is on a clock.
 #[test]
 fn a_step_asks_for_no_more_operations_than_it_did() {
     let of = |n_layers: usize| Step { n_layers, ..PLAIN }.cost().0;
@@ -180,8 +191,33 @@ fn a_step_asks_for_no_more_operations_than_it_did() {
     let per_layer = (four - two) / 2;
     let beside = two - 2 * per_layer;
     println!("{per_layer} operations a layer, {beside} beside them");
-    assert!(per_layer <= 1, "{per_layer} operations a layer");
-    assert!(beside <= 1, "{beside} operations beside the layers");
+    assert!(per_layer <= 1520, "{per_layer} operations a layer");
+    assert!(beside <= 620, "{beside} operations beside the layers");
+}
+
+/// Norm, update and what is cleared.
+#[test]
+fn an_update_asks_for_no_more_operations_than_it_did() {
+    let of = |n: usize| {
+        let parameters: Vec<Parameter> = (0..n)
+            .map(|idx| {
+                let like = Tensor::ones([6, 5], (Kind::Float, Device::Cpu));
+                let name = format!("w{idx}");
+                let parameter = Parameter::learned(name, &like, Device::Cpu, Kind::Float).unwrap();
+                parameter.tensor.sum(Kind::Float).backward();
+                parameter
+            })
+            .collect();
+        let mut optimizer = AdamW::new(&parameters, AdamWSettings::default()).unwrap();
+        let counter = OpCounter::begin().unwrap();
+        optimizer.step(1e-3, &[0.5], Ranks::alone()).unwrap();
+        counter.end().unwrap()
+    };
+    let (one, eleven) = (of(1), of(11));
+    let per_parameter = (eleven.n_calls() - one.n_calls()) / 10;
+    println!("{per_parameter} operations a parameter");
+    assert!(per_parameter <= 64, "{per_parameter} operations a parameter");
+    assert_eq!((one.n_waits(), eleven.n_waits()), (0, 0));
 }
 
 #[test]
