@@ -216,7 +216,10 @@ fn an_update_asks_for_no_more_operations_than_it_did() {
     let (one, eleven) = (of(1), of(11));
     let per_parameter = (eleven.n_calls() - one.n_calls()) / 10;
     println!("{per_parameter} operations a parameter");
-    assert!(per_parameter <= 64, "{per_parameter} operations a parameter");
+    assert!(
+        per_parameter <= 64,
+        "{per_parameter} operations a parameter"
+    );
     assert_eq!((one.n_waits(), eleven.n_waits()), (0, 0));
 }
 

@@ -186,9 +186,7 @@ impl<'a> TrainState<'a> {
         output: Option<&(dyn TeacherOutput + '_)>,
         correction: Option<&Correction>,
     ) -> Result<()> {
-        let Learner {
-            student, objective, ..
-        } = self.learner;
+        let (student, objective) = (self.learner.student, self.learner.objective);
         let _span = tracing::debug_span!("student").entered();
         let whole = self.step.counts;
         let of_step = (whole, self.step.factors.as_deref());
@@ -252,9 +250,7 @@ impl<'a> TrainState<'a> {
         let mut done = std::mem::take(&mut self.step);
         done.measure(&self.optimizer, correction, ranks)?;
         if done.is_applied() {
-            let norm_of_teacher = done.teacher.map_or(0.0, |(_, norm)| norm);
-            let scales = [done.norm, norm_of_teacher].map(|norm| clip_scale(norm, clip));
-            self.optimizer.step(lr, &scales, ranks)?;
+            self.optimizer.step(lr, &done.scales(clip), ranks)?;
             self.recent
                 .push((done.loss, Some(done.weight(self.learner.objective))));
         } else {
@@ -390,9 +386,4 @@ impl<'a> TrainState<'a> {
         };
         Ok((outcome, masters))
     }
-}
-
-/// What a gradient of this norm is multiplied by so that its norm is `clip` at most.
-fn clip_scale(norm: f64, clip: f64) -> f64 {
-    if norm > clip { clip / norm } else { 1.0 }
 }

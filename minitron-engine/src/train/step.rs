@@ -136,6 +136,13 @@ impl Step {
             .all(f64::is_finite)
     }
 
+    /// What the gradients of the model and of a teacher under correction are multiplied by, so that
+    /// the norm of each is `clip` at most.
+    pub fn scales(&self, clip: f64) -> [f64; 2] {
+        let of_teacher = self.teacher.map_or(0.0, |(_, norm)| norm);
+        [self.norm, of_teacher].map(|norm| if norm > clip { clip / norm } else { 1.0 })
+    }
+
     /// What the mean of several steps weighs it by.
     pub fn weight(&self, objective: &Objective) -> f64 {
         (if objective.terms.is_empty() {
