@@ -17,7 +17,7 @@ PYTHON, SECONDS = os.environ["GPU_CHECK_PYTHON"], float(os.environ["GPU_CHECK_SE
 BEGIN = time.monotonic()
 ON_GPU = DEVICE == "cuda"
 # Hidden width, MLP, layers, heads, key/value heads, vocabulary; windows of a batch, tokens of a window, steps.
-SHAPE = (2048, 5632, 16, 32, 8, 128256) if ON_GPU else (64, 160, 3, 4, 2, 512)
+SHAPE = (1536, 4096, 12, 24, 8, 128256) if ON_GPU else (64, 160, 3, 4, 2, 512)
 SMALL = (256, 704, 4, 8, 4, 4096) if ON_GPU else (64, 160, 2, 4, 2, 512)
 BATCH, WIDTH, STEPS = (8, 1024, 12) if ON_GPU else (2, 32, 8)
 
@@ -176,7 +176,9 @@ def speed(rows):
     report, _, peak = minitron("score", folder, *data, "--samples", 2 * BATCH, "--out", WORK / "large.safetensors")
     rows.append(("score: tokens/s, peak MiB", f"{report['tokens_per_second']:.0f}", f"{peak:.0f}", None))
     pruned = WORK / "large-pruned"
-    minitron("prune", folder, "--scores", WORK / "large.safetensors", "--ratio", 0.5, "--out", pruned)
+    report, _, _ = minitron("prune", folder, "--scores", WORK / "large.safetensors", "--ratio", 0.5, "--out", pruned)
+    share = report["n_params"] / report["n_params_source"]
+    rows.append(("prune to a half: share of the parameters kept", f"{share:.3f}", "0.500", abs(share - 0.5) <= 0.05))
     steps = [*data, "--tokens", STEPS * BATCH * WIDTH, "--lr", "3e-4", "--checkpoint-every", 10**9]
     for label, dtype, more in [("bf16", "bf16", []), ("bf16, layers run again", "bf16", ["--recompute"]), ("f32", "f32", [])]:
         words = ["distill", "--teacher", folder, "--student", pruned, *steps, *more, "--out", WORK / "distilled", "--force"]
