@@ -206,8 +206,28 @@ fn softmax_of(
 mod tests {
     use super::*;
 
+    const RULE: Rule = Rule {
+        head_dim: 8,
+        scale: None,
+        softcap: None,
+        reach: None,
+        sinks_h: None,
+    };
+
+    /// Queries of six heads, keys and values of two.
+    fn tensors(n_tokens: i64) -> [Tensor; 3] {
+        [6, 2, 2].map(|n_heads: i64| {
+            let n = 2 * n_heads * n_tokens * 8;
+            let numbers = Tensor::arange(n, (Kind::Double, Device::Cpu)).view([2, n_heads, -1, 8]);
+            numbers.f_mul_scalar(0.7 + n_heads as f64).unwrap().sin()
+        })
+    }
+
     /// Value, and gradients by queries, keys and values, of a weighted sum.
-    fn all_of(tensors: &[Tensor; 3], mask: Option<&Tensor>, repeats: bool) -> [Tensor; 4] {
+    fn all_of(
+        tensors: &[Tensor; 3],
+        attention: impl Fn(&Tensor, &Keys) -> Result<Tensor>,
+    ) -> [Tensor; 4] {
         let [query, key, value] = tensors
             .each_ref()
             .map(|x| x.detach().copy().set_requires_grad(true));
@@ -215,39 +235,53 @@ mod tests {
             key_bgsk: &key,
             value_bgsk: &value,
         };
-        let rule = Rule {
-            head_dim: 8,
-            scale: None,
-            softcap: None,
-            reach: None,
-            sinks_h: None,
-        };
-        let out = fused(rule, &query, &keys, (mask, mask.is_none()), repeats).unwrap();
-        out.f_mul(&out.detach().sin())
-            .unwrap()
-            .sum(Kind::Double)
-            .backward();
+        let out = attention(&query, &keys).unwrap();
+        let weights = out.detach().f_mul_scalar(3.0).unwrap().cos();
+        out.f_mul(&weights).unwrap().sum(Kind::Double).backward();
         [out.detach(), query.grad(), key.grad(), value.grad()]
+    }
+
+    fn assert_same(one: [Tensor; 4], other: [Tensor; 4]) {
+        for (one, other) in one.iter().zip(&other) {
+            let error = one.f_sub(other).unwrap().abs().max().double_value(&[]);
+            assert!(
+                error <= 1e-12 * other.abs().max().double_value(&[]),
+                "{error}"
+            );
+        }
     }
 
     #[test]
     fn repeated_keys_are_grouped_ones() {
-        tch::manual_seed(3);
-        let random = |n_heads: i64| Tensor::randn([2, n_heads, 12, 8], (Kind::Double, Device::Cpu));
-        let tensors = [random(6), random(2), random(2)];
-        let mask = Tensor::ones([12, 12], (Kind::Bool, Device::Cpu))
+        let tensors = tensors(12);
+        let near = Tensor::ones([12, 12], (Kind::Bool, Device::Cpu))
             .tril(0)
             .triu(-3);
-        for mask in [None, Some(&mask)] {
-            let pairs = all_of(&tensors, mask, true)
-                .into_iter()
-                .zip(all_of(&tensors, mask, false));
-            for (one, other) in pairs {
-                let error = (one - &other).abs().max().double_value(&[]);
-                assert!(
-                    error <= 1e-12 * other.abs().max().double_value(&[]),
-                    "{error}"
-                );
+        for mask in [None, Some(&near)] {
+            let of = |repeats| {
+                all_of(&tensors, |query, keys| {
+                    fused(RULE, query, keys, (mask, mask.is_none()), repeats)
+                })
+            };
+            assert_same(of(true), of(false));
+        }
+    }
+
+    /// Value and gradients, of decoders and encoders.
+    #[test]
+    fn a_window_in_blocks_is_the_one_of_a_dense_mask() {
+        for causal in [true, false] {
+            for (n_tokens, reach) in [(23, 1), (23, 5), (24, 8), (23, 11)] {
+                let context = MixerContext::new(causal, 0, n_tokens, Device::Cpu, Kind::Double);
+                let mask = context.window_mask(reach, n_tokens).unwrap();
+                let tensors = tensors(n_tokens);
+                let in_blocks = all_of(&tensors, |query, keys| {
+                    in_blocks(RULE, query, keys, &context, reach)
+                });
+                let dense = all_of(&tensors, |query, keys| {
+                    softmax_of(RULE, query, keys, Some(mask.as_ref()), false)
+                });
+                assert_same(in_blocks, dense);
             }
         }
     }
