@@ -1,5 +1,6 @@
 //! What an optimiser keeps, on its way out and back: masters, moments, weights.
 
+use minitron_torch::read;
 use tch::Tensor;
 
 use super::optimizer::{AdamW, MasterWeights};
@@ -45,8 +46,9 @@ impl AdamW {
         Ok(masters)
     }
 
-    /// The first weight or moment that is NaN or infinite.
+    /// The first weight or moment that is NaN or infinite; the host waits once.
     pub fn not_finite(&self) -> Result<Option<&str>> {
+        let (mut ends, mut names) = (Vec::new(), Vec::new());
         for state in &self.states {
             let own = state.apart.as_ref().map_or(&state.weight, |it| &it.weight);
             let weight = state.master.as_ref().unwrap_or(own);
@@ -55,15 +57,13 @@ impl AdamW {
                 // NaN is both; a copy of a large table, as a sum in f64 makes, would be the peak of
                 // the run.
                 let (least, most) = tensor.f_detach()?.f_aminmax(None::<i64>, false)?;
-                if ![least.f_double_value(&[])?, most.f_double_value(&[])?]
-                    .into_iter()
-                    .all(f64::is_finite)
-                {
-                    return Ok(Some(&state.name));
-                }
+                ends.extend([least, most]);
+                names.extend([&state.name; 2]);
             }
         }
-        Ok(None)
+        let mut read = read(&ends)?.into_iter().zip(names);
+        let found = read.find(|(end, _)| !end.is_finite());
+        Ok(found.map(|(_, name)| name.as_str()))
     }
 
     /// Moments, and masters where there are any.
@@ -126,7 +126,7 @@ fn saved(source: &dyn TensorSource, name: &str, like: &Tensor) -> Result<Tensor>
 mod tests {
     use tch::Kind;
 
-    use super::super::optimizer::AdamWSettings;
+    use super::super::adamw::AdamWSettings;
     use super::*;
     use minitron_core::model::Parameter;
 
