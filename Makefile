@@ -4,6 +4,8 @@
 # A user's own LIBTORCH is taken as it is.
 CARGO := cargo
 LIBTORCH_FLAVOUR := $(if $(CUDA),cuda,cpu)
+# Ranks on GPUs.
+FEATURES := $(if $(CUDA),--features minitron-cli/nccl)
 
 demo: build  ## train, halve, distil and compare a small model: under five minutes after the build
 	target/release/minitron demo --out out/demo
@@ -28,7 +30,7 @@ fuzz: libtorch  ## every parser against libFuzzer, FUZZ_SECONDS each (a nightly 
 	tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
 build: libtorch
-	$(CARGO) build --locked --release --workspace
+	$(CARGO) build --locked --release --workspace $(FEATURES)
 
 libtorch:  ## libtorch 2.11.0 into .deps/; CUDA=1 for the CUDA build
 	@if [ -z "$$LIBTORCH" ]; then tools/libtorch.sh $(LIBTORCH_FLAVOUR); fi

@@ -15,8 +15,9 @@ the layers too: the largest rank's peak beside the one that was said before the 
 `networks` puts two ranks into network namespaces of their own that a link joins, takes the link away under a distillation, and gives it
 back: both end with an error in time, and the run goes on to the bytes of one whose link stayed.
 
-`kills` runs a distillation under torchrun and kills a random rank at a random moment, again and again: the weights must be those, byte
-for byte, of a run that nobody disturbed.
+`kills` runs a job (`--job distill`, `score`, `search`) under torchrun or `minitron launch` and kills a random rank at a random moment,
+again and again: what it leaves must be the bytes of a run that nobody disturbed. `--job worlds` goes on with another number of ranks
+(2 to 3, 4 to 2) and says how far the weights and losses are.
 """
 
 import argparse
@@ -188,14 +189,30 @@ def ranks_below(pid, program):
     return found
 
 
-def distilled(a, out, seconds):
-    """A distillation under torchrun, a rank of which is killed after so long; whether one was, and how long it took."""
+def words_of(a, job, out):
+    """A job that goes on where an earlier one was lost, and the file that it leaves."""
+    common = ["--data", a.text, "--seq-len", "64", "--out", out, "--quiet"]
+    steps = ["--tokens", a.windows_tokens, "--batch-size", "4", "--lr", "1e-3", "--checkpoint-every", "2", "--resume"]
+    if job == "score":
+        out = out.with_suffix(".safetensors")
+        return ["score", a.model, "--data", a.text, "--seq-len", "64", "--samples", "192", "--out", out, "--force", "--quiet"], out
+    if job == "search":
+        grid = ["--params", "130k+-20%", "--candidates", "5", "--rungs", "2", "--eval-data", a.text, "--eval-samples", "2", "--eval-every", "8"]
+        return ["search", a.model, "--scores", a.work / "scores.safetensors", *grid, *common, *steps], out / "search.json"
+    return ["distill", "--teacher", a.model, "--student", a.model, *common, *steps, *a.shard], out / "model.safetensors"
+
+
+def launched(a, words, n_ranks, restarts):
+    if a.launcher == "torchrun":
+        return [*TORCHRUN, "--standalone", "--no-python", "--max-restarts", restarts, "--nproc-per-node", n_ranks, a.minitron, *words]
+    return [a.minitron, "launch", "--nproc", n_ranks, "--max-restarts", restarts, "--", *words]
+
+
+def disturbed(a, words, seconds, n_ranks, restarts):
+    """A job of which a random rank is killed after so long: whether one was, the launcher's code, and how long it took."""
     begin = time.time()
-    words = [a.minitron, "distill", "--teacher", a.model, "--student", a.model, "--data", a.text, "--tokens", a.windows_tokens]
-    words += ["--seq-len", "64", "--batch-size", "4", "--lr", "1e-3", "--checkpoint-every", "2", "--out", out, "--resume", "--quiet"]
-    command = [*TORCHRUN, "--standalone", "--no-python", "--max-restarts", "3", "--nproc-per-node", a.ranks, *words]
     log = open(a.work / "kills.log", "ab")
-    process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
+    process = subprocess.Popen([str(word) for word in launched(a, words, n_ranks, restarts)], stdout=log, stderr=log)
     killed = False
     if seconds is not None:
         time.sleep(seconds)
@@ -203,31 +220,82 @@ def distilled(a, out, seconds):
         if alive:
             os.kill(random.choice(alive), signal.SIGKILL)
             killed = True
-    if process.wait() != 0:
-        sys.exit(f"failed after {seconds} s: see {a.work / 'kills.log'}")
-    return killed, time.time() - begin
+    return killed, process.wait(), time.time() - begin
+
+
+def clear(*paths):
+    for path in paths:
+        subprocess.run(["rm", "-rf", path], check=True)
+
+
+def far(a, b):
+    """The largest difference of any weight, and the largest relative one of any step's loss."""
+    from safetensors.numpy import load_file
+
+    of_a, of_b = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    losses = [[json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()] for out in (a, b)]
+    assert len(losses[0]) == len(losses[1])
+    return max(float(abs(of_a[name] - of_b[name]).max()) for name in of_a), max(abs(x - y) / abs(x) for x, y in zip(*losses))
 
 
 def kills(a):
-    a.work = a.work.resolve()
+    a.work, a.minitron, a.shard = a.work.resolve(), a.minitron.resolve(), a.shard.split()
     a.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     random.seed(a.seed)
-    calm = a.work / "calm"
-    subprocess.run(["rm", "-rf", calm], check=True)
-    _, took = distilled(a, calm, None)
-    wanted, n_killed, n_same, begin = (calm / "model.safetensors").read_bytes(), 0, 0, time.time()
-    while n_killed < a.kills and time.time() - begin < a.minutes * 60:
-        out = a.work / "disturbed"
-        subprocess.run(["rm", "-rf", out], check=True)
-        killed, _ = distilled(a, out, random.uniform(0.0, took))
-        is_same = (out / "model.safetensors").read_bytes() == wanted
-        n_killed += killed
-        n_same += killed and is_same
+    if a.job == "search":
+        words = ["score", a.model, "--data", a.text, "--seq-len", "64", "--samples", "32", "--out", a.work / "scores.safetensors"]
+        subprocess.run([str(word) for word in [a.minitron, *words, "--force", "--quiet"]], check=True, stdout=subprocess.DEVNULL)
+    if a.job == "worlds":
+        return changed_worlds(a)
+    words, calm = words_of(a, a.job, a.work / "calm")
+    clear(a.work / "calm", calm)
+    _, code, took = disturbed(a, words, None, a.ranks, 0)
+    assert code == 0, "see kills.log"
+    wanted, counts, begin = said(calm), {"kills": 0, "same": 0, "failed": 0}, time.time()
+    while counts["kills"] < a.kills and time.time() - begin < a.minutes * 60:
+        words, left = words_of(a, a.job, a.work / "disturbed")
+        clear(a.work / "disturbed", left)
+        killed, code, _ = disturbed(a, words, random.uniform(0.0, took), a.ranks, 3)
+        is_same = code == 0 and said(left) == wanted
+        counts["kills"] += killed
+        counts["same"] += killed and is_same
+        counts["failed"] += code != 0
         if not is_same:
-            print(f"run {n_killed}: other bytes", file=sys.stderr, flush=True)
-    print(json.dumps({"ranks": a.ranks, "kills": n_killed, "same_bytes": n_same, "undisturbed_s": round(took, 1)}))
+            print(f"kill {counts['kills']}: code {code}, other bytes", file=sys.stderr, flush=True)
+    print(json.dumps({"job": a.job, "launcher": a.launcher, "ranks": a.ranks, **counts, "undisturbed_s": round(took, 1)}))
+
+
+def said(path):
+    """What a job left: its bytes; of a search the winner's, and all candidates with their losses, without times."""
+    if path.name != "search.json":
+        return path.read_bytes()
+    record = json.loads(path.read_text())
+    timed = ("seconds", "points_per_second", "shared_teacher", "warnings", "grid")
+    rungs = [{key: value for key, value in rung.items() if "seconds" not in key} for rung in record.pop("rungs")]
+    return rungs, {key: value for key, value in record.items() if key not in timed}, (path.parent / "winner/model.safetensors").read_bytes()
+
+
+def changed_worlds(a):
+    """A rank is lost, and another number of ranks goes on: as close to the undisturbed run as other worlds are."""
+    found = []
+    for before, after in ((2, 3), (4, 2)):
+        words, _ = words_of(a, "distill", a.work / "calm")
+        clear(a.work / "calm")
+        _, code, took = disturbed(a, words, None, before, 0)
+        assert code == 0, "see kills.log"
+        n_killed, worst, begin = 0, (0.0, 0.0), time.time()
+        while n_killed < a.kills and time.time() - begin < a.minutes * 60:
+            words, _ = words_of(a, "distill", a.work / "disturbed")
+            clear(a.work / "disturbed")
+            killed, _, _ = disturbed(a, words, random.uniform(0.0, took), before, 0)
+            _, code, _ = disturbed(a, words, None, after, 0)
+            assert code == 0, "see kills.log"
+            n_killed += killed
+            worst = tuple(map(max, worst, far(a.work / "calm", a.work / "disturbed")))
+        found.append({"ranks": [before, after], "kills": n_killed, "weights": worst[0], "loss": worst[1]})
+    print(json.dumps(found))
 
 
 def in_networks(a, out, seconds):
@@ -292,6 +360,9 @@ def main():
     parser.add_argument("--model", type=Path, help="a small model that is distilled into itself")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--windows-tokens", type=int, default=5120, help="tokens of a run under kills")
+    parser.add_argument("--job", choices=["distill", "score", "search", "worlds"], default="distill")
+    parser.add_argument("--launcher", choices=["torchrun", "minitron"], default="torchrun")
+    parser.add_argument("--shard", default="", help="options of the distillation that is killed, `--shard layers`")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=60.0, help="most time that kills take")
     parser.add_argument("--seed", type=int, default=0)

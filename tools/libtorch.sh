@@ -32,7 +32,8 @@ cpu)
     rm -rf "$part/nvidia" "$part"/*.dist-info
     ;;
 cuda)
-    "${pip[@]}" "torch==$version"
+    # The last two: headers that NCCL's name, which torch does not depend on.
+    "${pip[@]}" "torch==$version" "nvidia-cuda-crt==13.0.*" "nvidia-cuda-cccl==13.0.*"
     ;;
 *)
     echo "libtorch: unknown flavour \`$flavour\`; known: cpu, cuda" >&2

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minitron_comm::{C10d, C10dOptions, Communicator, Solo, World};
+use minitron_comm::{C10d, C10dOptions, Communicator, HAS_NCCL, Solo, World};
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::progress::{Interrupt, Recorder, Silent};
@@ -56,7 +56,7 @@ pub fn with_context<T>(
     catch_signals(&interrupt)?;
     let device = device(&common.device, &world)?;
     let dtype = common.dtype.unwrap_or(ComputeType::usual_on(device));
-    let comm = communicator(common, &world)?;
+    let comm = communicator(common, &world, device)?;
     let ranks = Ranks::of(comm);
     if ranks.has_others() {
         ranks.same("program", &about_program()?)?;
@@ -82,13 +82,18 @@ pub fn with_context<T>(
 }
 
 /// The others, where there are some; met once, for as long as the process lives.
-fn communicator(common: &Common, world: &World) -> Result<&'static dyn Communicator> {
+fn communicator(
+    common: &Common,
+    world: &World,
+    device: Device,
+) -> Result<&'static dyn Communicator> {
     if !world.has_others() {
         return Ok(&Solo);
     }
     let options = C10dOptions {
         timeout: Duration::from_secs(common.comm_timeout.max(1)),
         is_checked: common.check_collectives,
+        device,
     };
     let comm = C10d::join(world, options).map_err(of_comm)?;
     Ok(Box::leak(Box::new(comm)))
@@ -172,14 +177,24 @@ fn catch_signals(interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// Ranks meet over Gloo, which knows tensors on the CPU alone.
+/// Of several ranks, each of a machine has a GPU of its own, where the build knows how they meet.
 fn device(word: &str, world: &World) -> Result<Device> {
+    if !world.has_others() {
+        return device_of_one(word);
+    }
     match word {
-        "auto" | "cpu" if world.has_others() => Ok(Device::Cpu),
-        _ if world.has_others() => Err(Error::Recipe(format!(
-            "--device {word}: several processes compute on CPUs alone; leave it out, or start one"
+        "cpu" => Ok(Device::Cpu),
+        "auto" if !(HAS_NCCL && Cuda::is_available()) => Ok(Device::Cpu),
+        "auto" | "cuda" if HAS_NCCL => device_of_one(&format!("cuda:{}", world.local_rank)),
+        "cuda" => Err(Error::Recipe(
+            "--device cuda: several processes of this build compute on CPUs alone; build it with \
+             `make build CUDA=1`, leave --device out, or start one process"
+                .into(),
+        )),
+        _ => Err(Error::Recipe(format!(
+            "--device {word}: expected auto, cpu or cuda of several processes, each of which takes \
+             the GPU of its own place on its machine"
         ))),
-        _ => device_of_one(word),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::communicator::{Communicator, ReduceOp, Work};
 use crate::error::{CommError, Result};
@@ -11,6 +11,9 @@ use crate::ffi::RawGroup;
 use crate::peers::{Peers, beat};
 use crate::store::Store;
 use crate::world::World;
+
+/// Whether ranks of this build can have tensors on GPUs.
+pub const HAS_NCCL: bool = cfg!(feature = "nccl");
 
 /// How ranks work together.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +23,8 @@ pub struct C10dOptions {
     /// Whether shapes, types and kinds of collectives are compared before each: without it, ranks
     /// that differ may end in an abort of libtorch.
     pub is_checked: bool,
+    /// Where this rank's tensors are, besides those on the CPU.
+    pub device: Device,
 }
 
 impl Default for C10dOptions {
@@ -27,17 +32,20 @@ impl Default for C10dOptions {
         C10dOptions {
             timeout: Duration::from_secs(300),
             is_checked: false,
+            device: Device::Cpu,
         }
     }
 }
 
-/// Ranks on CPUs, over Gloo.
+/// Ranks over Gloo; where they have GPUs, tensors there go over NCCL.
 ///
 /// The address is that of the interface GLOO_SOCKET_IFNAME; without it, the loopback's where the
 /// ranks meet at it, else the one that the machine's name stands for.
 #[derive(Debug)]
 pub struct C10d {
     group: RawGroup,
+    /// That of tensors on GPUs.
+    on_gpus: Option<RawGroup>,
     /// Another, where collectives are checked: a group counts barriers on rank 0 alone, and its
     /// counts are compared.
     barriers: Option<RawGroup>,
@@ -56,6 +64,7 @@ impl C10d {
         let C10dOptions {
             timeout,
             is_checked,
+            device,
         } = options;
         let place = (world.rank, world.size);
         let (host, port) = (&world.address, world.port);
@@ -81,12 +90,21 @@ impl C10d {
             group = group.checked(&connect("checks")?)?;
             barriers = Some(connect("barriers")?);
         }
+        let mut on_gpus = None;
+        if device != Device::Cpu {
+            let nccl = RawGroup::nccl(store.with_prefix("nccl")?.raw(), place, timeout)?;
+            on_gpus = Some(match is_checked {
+                true => nccl.checked(&connect("checks-nccl")?)?,
+                false => nccl,
+            });
+        }
         let client =
             || Store::connect(host, root.port(), timeout).and_then(|it| it.with_prefix(&prefix));
         let clients = [client()?, client()?];
         let peers = Arc::new(Peers::new(clients, place, !world.is_served));
         let comm = C10d {
             group,
+            on_gpus,
             barriers,
             peers,
             store,
@@ -94,11 +112,14 @@ impl C10d {
             timeout,
         };
         comm.barrier()?;
-        comm.try_out()?;
+        comm.try_out(Device::Cpu)?;
+        if device != Device::Cpu {
+            comm.try_out(device)?;
+        }
         tracing::info!(
             rank = world.rank,
             size = world.size,
-            backend = "gloo",
+            backend = comm.backend(),
             "joined"
         );
         Ok(comm)
@@ -106,9 +127,9 @@ impl C10d {
 
     /// Whether a sum is the sum: a libtorch whose classes are laid out otherwise than the headers
     /// say would show here.
-    fn try_out(&self) -> Result<()> {
+    fn try_out(&self, device: Device) -> Result<()> {
         let n = self.world.size as i64;
-        let ranks = Tensor::f_from_slice(&[self.world.rank as i64 + 1])?;
+        let ranks = Tensor::f_from_slice(&[self.world.rank as i64 + 1])?.f_to_device(device)?;
         self.all_reduce(&[&ranks], ReduceOp::Sum)?.wait()?;
         let (found, expected) = (ranks.f_int64_value(&[0])?, n * (n + 1) / 2);
         if found != expected {
@@ -118,6 +139,17 @@ impl C10d {
             )));
         }
         Ok(())
+    }
+
+    /// The group that a tensor goes over.
+    fn group(&self, tensor: &Tensor) -> Result<&RawGroup> {
+        match (tensor.device(), &self.on_gpus) {
+            (Device::Cpu, _) => Ok(&self.group),
+            (Device::Cuda(_), Some(group)) => Ok(group),
+            (device, _) => Err(CommError::Unsupported(format!(
+                "collective: the ranks have not met on {device:?}"
+            ))),
+        }
     }
 
     fn started(&self, work: Result<crate::ffi::RawWork>) -> Result<Work> {
@@ -136,32 +168,35 @@ impl Communicator for C10d {
     }
 
     fn backend(&self) -> &'static str {
-        "gloo"
+        match self.on_gpus {
+            Some(_) => "gloo and nccl",
+            None => "gloo",
+        }
     }
 
     fn all_reduce(&self, tensors: &[&Tensor], op: ReduceOp) -> Result<Work> {
-        if tensors.is_empty() {
+        let Some(first) = tensors.first() else {
             return Ok(Work::done());
-        }
+        };
         check(tensors)?;
-        self.started(self.group.all_reduce(tensors, op as i32))
+        self.started(self.group(first)?.all_reduce(tensors, op as i32))
     }
 
     fn reduce_scatter(&self, into: &Tensor, from: &Tensor, op: ReduceOp) -> Result<Work> {
         check(&[into, from])?;
         check_parts(into, from, self.world.size)?;
-        self.started(self.group.reduce_scatter(into, from, op as i32))
+        self.started(self.group(from)?.reduce_scatter(into, from, op as i32))
     }
 
     fn all_gather(&self, into: &Tensor, from: &Tensor) -> Result<Work> {
         check(&[into, from])?;
         check_parts(from, into, self.world.size)?;
-        self.started(self.group.all_gather(into, from))
+        self.started(self.group(from)?.all_gather(into, from))
     }
 
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Work> {
         check(&[tensor])?;
-        self.started(self.group.broadcast(tensor, root))
+        self.started(self.group(tensor)?.broadcast(tensor, root))
     }
 
     fn barrier(&self) -> Result<()> {
@@ -197,10 +232,13 @@ impl Communicator for C10d {
 
 /// c10d takes a view that is not contiguous, and leaves it as it was.
 fn check(tensors: &[&Tensor]) -> Result<()> {
-    let kind = tensors.first().map_or(Kind::Float, |tensor| tensor.kind());
+    let Some(first) = tensors.first() else {
+        return Ok(());
+    };
+    let (kind, device) = (first.kind(), first.device());
     for tensor in tensors {
-        let wrong = if tensor.device() != Device::Cpu {
-            "expected a tensor on the CPU, got one on"
+        let wrong = if tensor.device() != device {
+            "expected tensors on one device, got several on"
         } else if !tensor.is_contiguous() {
             "expected a contiguous tensor, got a view on"
         } else if tensor.kind() != kind {

@@ -36,7 +36,7 @@ pub trait Communicator: Debug + Send {
     /// How many there are.
     fn size(&self) -> usize;
 
-    /// What does the work: `solo`, `gloo`.
+    /// What does the work: `solo`, `gloo`, or `gloo and nccl`.
     fn backend(&self) -> &'static str;
 
     /// Replaces each tensor by what `op` makes of all ranks' ones.

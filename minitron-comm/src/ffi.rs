@@ -72,6 +72,13 @@ unsafe extern "C" {
         timeout_ms: i64,
         interface: *const c_char,
     ) -> *mut GroupHandle;
+    #[cfg(feature = "nccl")]
+    fn mt_group_nccl(
+        store: *mut StoreHandle,
+        rank: c_int,
+        n_ranks: c_int,
+        timeout_ms: i64,
+    ) -> *mut GroupHandle;
     fn mt_group_checked(group: *mut GroupHandle, helper: *mut GroupHandle) -> *mut GroupHandle;
     fn mt_group_free(group: *mut GroupHandle);
     fn mt_all_reduce(
@@ -246,6 +253,29 @@ impl RawGroup {
             )
         };
         owned(handle).map(RawGroup)
+    }
+
+    /// On GPUs.
+    #[cfg(feature = "nccl")]
+    pub fn nccl(
+        store: &RawStore,
+        (rank, n_ranks): (usize, usize),
+        timeout: Duration,
+    ) -> Result<Self> {
+        let (rank, n_ranks) = (number(rank)?, number(n_ranks)?);
+        // SAFETY: The store lives through the call; the group shares it.
+        let handle = unsafe { mt_group_nccl(store.0.as_ptr(), rank, n_ranks, millis(timeout)) };
+        owned(handle).map(RawGroup)
+    }
+
+    /// On GPUs, which this build does not know.
+    #[cfg(not(feature = "nccl"))]
+    pub fn nccl(_: &RawStore, _: (usize, usize), _: Duration) -> Result<Self> {
+        Err(CommError::Unsupported(
+            "this build has no NCCL, so ranks compute on CPUs alone; build it with `make build \
+             CUDA=1`, or cargo's --features nccl"
+                .into(),
+        ))
     }
 
     /// One that compares what the ranks are about to do, over `helper`.

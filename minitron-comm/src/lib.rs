@@ -9,7 +9,7 @@
 //! | `peers` | which ranks show signs of life |
 //! | [`communicator`] | the collectives, whoever does them |
 //! | [`solo`] | one process: every collective is done at once |
-//! | [`c10d`] | several, over Gloo |
+//! | [`c10d`] | several, over Gloo and NCCL |
 //! | [`launch`] | ranks on one machine, started and watched |
 
 pub mod c10d;
@@ -22,7 +22,7 @@ pub mod solo;
 pub mod store;
 pub mod world;
 
-pub use c10d::{C10d, C10dOptions};
+pub use c10d::{C10d, C10dOptions, HAS_NCCL};
 pub use communicator::{Communicator, ReduceOp, Work};
 pub use error::{CommError, Result};
 pub use solo::Solo;

@@ -68,6 +68,7 @@ fn joined(world: &World, timeout: Duration, is_checked: bool) -> C10d {
     let options = C10dOptions {
         timeout,
         is_checked,
+        ..C10dOptions::default()
     };
     C10d::join(world, options).unwrap()
 }
@@ -264,7 +265,7 @@ fn a_rank_that_never_comes_is_missed_in_time() {
     let outputs = started(2, 0..1, test, |world| {
         let options = C10dOptions {
             timeout: Duration::from_secs(3),
-            is_checked: false,
+            ..C10dOptions::default()
         };
         let error = C10d::join(&world, options).unwrap_err();
         assert!(matches!(error, CommError::Rendezvous(_)), "{error}");
