@@ -20,7 +20,7 @@ fn main() {
         .define("NDEBUG", None)
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .files(["cpp/counter.cpp", "cpp/lists.cpp"])
+        .files(["cpp/counter.cpp", "cpp/lists.cpp", "cpp/memory.cpp"])
         .compile("minitron_torch");
     println!("cargo:rustc-link-search=native={}", lib_dir.display());
     for library in ["torch_cpu", "c10", "stdc++"] {

@@ -36,7 +36,7 @@ pub(crate) type AdamWLists<'a> = [&'a [Tensor]; 4];
 type CountSink = extern "C" fn(*mut c_void, *const c_char, i64);
 type TensorSink = extern "C" fn(*mut c_void, *mut C_tensor);
 
-// SAFETY: The declarations are those of cpp/counter.cpp and cpp/lists.cpp; no function throws.
+// SAFETY: The declarations are those of the files in cpp/; no function throws.
 unsafe extern "C" {
     fn mtt_error() -> *const c_char;
     fn mtt_counter_begin() -> *mut CounterHandle;
@@ -53,6 +53,12 @@ unsafe extern "C" {
     fn mtt_foreach_copy(into: List, from: List) -> c_int;
     fn mtt_foreach_zero(tensors: List) -> c_int;
     fn mtt_read(tensors: List, into: *mut f64, n: usize) -> c_int;
+    fn mtt_map_large_tensors(n_bytes: usize);
+}
+
+pub(crate) fn map_large_tensors(n_bytes: usize) {
+    // SAFETY: It sets a number of the C library, which locks itself.
+    unsafe { mtt_map_large_tensors(n_bytes) }
 }
 
 /// A counter of this thread; it stays there.

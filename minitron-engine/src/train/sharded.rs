@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use minitron_comm::Work;
+use minitron_torch::map_large_tensors;
 use tch::{Device, Kind, Tensor};
 
 use super::shard::{Cut, Shard};
@@ -76,6 +77,9 @@ impl ShardedLayers {
         options: LoadOptions,
         ranks: Ranks,
     ) -> Result<(Transformer, Rc<Self>)> {
+        if options.device == Device::Cpu {
+            map_large_tensors();
+        }
         let sharded = Rc::new(ShardedLayers {
             ranks,
             layers: RefCell::default(),

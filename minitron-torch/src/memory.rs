@@ -1,0 +1,15 @@
+//! Memory of tensors on the CPU.
+
+use crate::ffi;
+
+/// From here on a tensor is mapped by itself, and given back when it goes.
+const LARGE: usize = 2 << 20;
+
+/// Has large tensors lie in mappings of their own. glibc keeps those of up to 32 MiB on its heap,
+/// where what is freed between others stays: where layers come and go, that is half of all. A
+/// mapping costs its first touch, so this is for those who need the room.
+///
+/// MALLOC_MMAP_THRESHOLD_ and GLIBC_TUNABLES of the user's go first.
+pub fn map_large_tensors() {
+    ffi::map_large_tensors(LARGE);
+}
