@@ -2,6 +2,7 @@
 
     .deps/venv/bin/python benches/ranks.py peers --peers ../shared/peers --rounds 3
     .deps/venv/bin/python benches/ranks.py memory
+    .deps/venv/bin/python benches/ranks.py fits
     .deps/venv/bin/python benches/ranks.py kills --model FOLDER --text FILE --kills 100
     sudo .deps/venv/bin/python benches/ranks.py networks --model FOLDER --text FILE
 
@@ -11,6 +12,8 @@ bytes over the loopback in a step, from runs of different length.
 
 `memory` distils 12 layers of 7M parameters each into as many, with 1, 2 and 4 ranks that keep all, parts of the moments, or parts of
 the layers too: the largest rank's peak beside the one that was said before the first step.
+
+`fits` asks `inspect` what a step of large pairs takes of each of 1, 8 and 64 GPUs, GiB.
 
 `networks` puts two ranks into network namespaces of their own that a link joins, takes the link away under a distillation, and gives it
 back: both end with an error in time, and the run goes on to the bytes of one whose link stayed.
@@ -118,6 +121,40 @@ SIDES = {
 }
 
 
+DEEP = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 2048, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
+}
+
+SHAPES = {  # hidden, mlp, layers, heads, key/value heads: Llama 3.1 8B and 70B, the 8B at Minitron's 4B, Qwen3 32B, the 70B at half its layers
+    "llama-70b": (8192, 28672, 80, 64, 8), "llama-70b, 40 layers": (8192, 28672, 40, 64, 8), "llama-8b": (4096, 14336, 32, 32, 8),
+    "llama-4b": (3072, 9216, 32, 32, 8), "qwen-32b": (5120, 25600, 64, 64, 8), "qwen-16b": (5120, 25600, 32, 64, 8),
+}
+PAIRS = [("llama-8b", "llama-4b"), ("qwen-32b", "qwen-16b"), ("llama-70b", "llama-8b"), ("llama-70b", "llama-70b, 40 layers")]
+
+
+def fits(a):
+    a.work = a.work.resolve()
+    for name, (hidden, mlp, layers, heads, kv_heads) in SHAPES.items():
+        (a.work / name).mkdir(parents=True, exist_ok=True)
+        shape = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads, "head_dim": 128}
+        shape |= {"num_key_value_heads": kv_heads, "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": False}
+        (a.work / name / "config.json").write_text(json.dumps(DEEP | shape))
+    table = []
+    for teacher, student in PAIRS:
+        for shard in ("none", "optimizer", "layers"):
+            row = {"teacher": teacher, "student": student, "shard": shard}
+            for ranks in (1, 8, 64):
+                words = ["inspect", a.work / student, "--teacher", a.work / teacher, "--ranks", ranks, "--shard", shard, "--gpu", "--recompute"]
+                words += ["--seq-len", 4096, "--batch-size", ranks, "--json", "--quiet"]
+                told = subprocess.run([str(word) for word in [a.minitron, *words]], check=True, stdout=subprocess.PIPE, text=True).stdout
+                row[ranks] = round(json.loads(told)["training"]["total_bytes"] / 2**30)
+            table.append(row)
+            print(row, file=sys.stderr, flush=True)
+    print(json.dumps(table, indent=1))
+
+
 def models(a):
     a.peers, a.work = a.peers.resolve(), a.work.resolve()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -125,13 +162,6 @@ def models(a):
     for size in ("130m", "60m"):
         if not (a.work / f"tokens-{size}.npy").exists():
             subprocess.run([sys.executable, a.peers / "make.py", a.work, size, str(32 * SEQ)], check=True, stdout=subprocess.DEVNULL)
-
-
-DEEP = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": 2048, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
-}
 
 
 def memory(a):
@@ -155,9 +185,9 @@ def memory(a):
 
 def peers(a):
     models(a)
-    found = {side: [] for side in SIDES}
+    sides = [side for side in SIDES if not a.sides or any(word in side for word in a.sides.split(","))]
+    found = {side: [] for side in sides}
     for number in range(a.rounds):
-        sides = list(SIDES)
         for side in sides if number % 2 == 0 else sides[::-1]:
             found[side].append(SIDES[side](a, a.steps))
             print(f"round {number} {side}: {found[side][-1]}", file=sys.stderr, flush=True)
@@ -350,10 +380,11 @@ def networks(a):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["peers", "memory", "kills", "networks"])
+    parser.add_argument("what", choices=["peers", "memory", "fits", "kills", "networks"])
     parser.add_argument("--peers", type=Path, help="folder with make.py")
     parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
     parser.add_argument("--work", type=Path, default=ROOT / "out/ranks", help="models and scratch files")
+    parser.add_argument("--sides", help="of the peers, those whose name holds one of these words")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="training steps, the first of which is not timed")
@@ -367,7 +398,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60.0, help="most time that kills take")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    {"peers": peers, "memory": memory, "kills": kills, "networks": networks}[a.what](a)
+    {"peers": peers, "memory": memory, "fits": fits, "kills": kills, "networks": networks}[a.what](a)
 
 
 main()

@@ -774,6 +774,7 @@ fn what_a_client_refuses_is_said_at_planning_by_its_name() {
                 .is_some_and(|sizes| sizes[0] == json!(1))
         );
         let options = InspectOptions {
+            forecast: Default::default(),
             model: exported.at("student").display().to_string(),
             seq_len: None,
             batch_size: 1,

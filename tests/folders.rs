@@ -527,6 +527,7 @@ fn what_is_not_computed_is_refused_where_the_model_is_run_alone() {
         // What turns nothing works, and hands the key on.
         let scores = folder.beside("scores.safetensors");
         let inspecting = InspectOptions {
+            forecast: Default::default(),
             model: folder.model(),
             seq_len: None,
             batch_size: 1,

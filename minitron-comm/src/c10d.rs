@@ -111,18 +111,20 @@ impl C10d {
             world: world.clone(),
             timeout,
         };
-        comm.barrier()?;
-        comm.try_out(Device::Cpu)?;
-        if device != Device::Cpu {
-            comm.try_out(device)?;
-        }
-        tracing::info!(
-            rank = world.rank,
-            size = world.size,
-            backend = comm.backend(),
-            "joined"
-        );
+        comm.begin(device)?;
         Ok(comm)
+    }
+
+    /// All are here, and understand each other.
+    fn begin(&self, device: Device) -> Result<()> {
+        self.barrier()?;
+        self.try_out(Device::Cpu)?;
+        if device != Device::Cpu {
+            self.try_out(device)?;
+        }
+        let World { rank, size, .. } = self.world;
+        tracing::info!(rank, size, backend = self.backend(), "joined");
+        Ok(())
     }
 
     /// Whether a sum is the sum: a libtorch whose classes are laid out otherwise than the headers

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::clients;
 use super::context::Context;
+use super::forecast::{ForecastOptions, forecast};
 use minitron_core::checkpoint::{Config, TensorSource, has_weights, held_instead};
 use minitron_core::error::Result;
 use minitron_core::plan::Space;
@@ -19,9 +20,13 @@ pub struct InspectOptions {
     /// Tokens per sequence of the key/value cache [default: the model's positions]
     #[arg(long)]
     pub seq_len: Option<usize>,
-    /// Sequences of the key/value cache.
+    /// Sequences of the key/value cache, and windows of a training step.
     #[arg(long, default_value_t = 1)]
     pub batch_size: usize,
+    /// A distillation to be.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub forecast: ForecastOptions,
 }
 
 /// Describes a model without loading it; one without weights from its config alone.
@@ -38,6 +43,7 @@ pub struct InspectOptions {
 ///     model: "../examples/demo".into(),
 ///     seq_len: None,
 ///     batch_size: 1,
+///     forecast: Default::default(),
 /// };
 /// let about = inspect(&context, &options)?;
 /// assert_eq!(about["architecture"], "llama");
@@ -73,6 +79,13 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "hidden_per_head": space.ties.times(HIDDEN, HEADS),
         "unknown_tensors": weights.unknown_tensors,
     });
+    if let Some(n_ranks) = options.forecast.ranks {
+        let teacher = options.forecast.teacher.as_ref();
+        let teacher = teacher.map(|model| open(context, model)).transpose()?;
+        let models = (spec, teacher.as_ref().map(|(spec, _)| spec));
+        let shape = (options.batch_size, seq_len);
+        report["training"] = forecast(context, &options.forecast, models, shape, n_ranks)?;
+    }
     clients::note(spec, &Sizes::new(), &mut report);
     Ok(report)
 }

@@ -6,7 +6,6 @@ use super::batches::windows_per_pass;
 use super::learner::Learner;
 use super::memory::{BatchShape, StepMemory};
 use super::run::Trainer;
-use super::settings::Sharding;
 use crate::memory::resident_bytes;
 use minitron_core::model::Transformer;
 use minitron_core::spec::ModelSpec;
@@ -50,12 +49,7 @@ impl Trainer<'_> {
         };
         let student = &learner.student.spec;
         let memory = StepMemory::of(learner.objective, student, teacher, batch, base);
-        let n_ranks = self.ranks.size();
-        let memory = match self.sharding {
-            Sharding::Layers if n_ranks > 1 => memory.with_sharded_layers(student, batch, n_ranks),
-            Sharding::Optimizer => memory.with_shards(student, batch, n_ranks),
-            Sharding::None | Sharding::Layers => memory,
-        };
+        let memory = memory.divided(self.sharding, student, batch, self.ranks.size());
         match &self.correction {
             Some(correction) => memory.with_correction(correction, batch),
             None => memory,

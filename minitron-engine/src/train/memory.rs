@@ -6,6 +6,7 @@ use tch::Device;
 
 use super::correction::Correction;
 use super::objective::Objective;
+use super::settings::Sharding;
 use crate::memory::mib;
 use minitron_core::model::row_chunks;
 use minitron_core::spec::{HIDDEN, ModelSpec};
@@ -97,8 +98,34 @@ impl StepMemory {
         }
     }
 
+    /// The same where so many ranks keep parts.
+    pub fn divided(
+        self,
+        sharding: Sharding,
+        student: &ModelSpec,
+        batch: BatchShape,
+        n_ranks: usize,
+    ) -> Self {
+        match sharding {
+            Sharding::Layers if n_ranks > 1 => self.with_sharded_layers(student, batch, n_ranks),
+            Sharding::Optimizer => self.with_shards(student, batch, n_ranks),
+            Sharding::None | Sharding::Layers => self,
+        }
+    }
+
+    /// Bytes of a model that is held in memory to be asked, of whose layers each of so many ranks
+    /// keeps a part: those, and two whole layers.
+    pub fn held_model(spec: &ModelSpec, n_bytes: usize, n_ranks: usize) -> u64 {
+        let (layers, widest) = layer_params(spec);
+        let n_params = match n_ranks {
+            0 | 1 => spec.n_params(),
+            n => spec.n_params() - layers + layers.div_ceil(n as u64) + 2 * widest,
+        };
+        n_params.saturating_mul(n_bytes as u64)
+    }
+
     /// The same where moments and masters of the student are divided among so many ranks.
-    pub fn with_shards(self, student: &ModelSpec, batch: BatchShape, n_ranks: usize) -> Self {
+    fn with_shards(self, student: &ModelSpec, batch: BatchShape, n_ranks: usize) -> Self {
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
         let whole = student.n_params().saturating_mul(8 + masters);
         let own = whole.div_ceil(n_ranks.max(1) as u64);
@@ -111,16 +138,9 @@ impl StepMemory {
     /// The same where of every layer each of so many ranks keeps a part of the weights and
     /// gradients too, and at most two are whole: one that runs, and one that comes or whose
     /// gradient goes.
-    pub fn with_sharded_layers(
-        self,
-        student: &ModelSpec,
-        batch: BatchShape,
-        n_ranks: usize,
-    ) -> Self {
+    fn with_sharded_layers(self, student: &ModelSpec, batch: BatchShape, n_ranks: usize) -> Self {
         let parts = self.with_shards(student, batch, n_ranks);
-        let sizes = (0..student.n_layers()).map(|layer| student.n_layer_params(layer));
-        let layers: u64 = sizes.clone().sum();
-        let widest = sizes.max().unwrap_or(0);
+        let (layers, widest) = layer_params(student);
         let both = 2 * batch.n_bytes as u64;
         let whole = layers.saturating_mul(both);
         let own = whole.div_ceil(n_ranks.max(1) as u64);
@@ -189,6 +209,12 @@ impl StepMemory {
             mib(self.logits)
         )
     }
+}
+
+/// Parameters of all layers, and of the widest one.
+fn layer_params(spec: &ModelSpec) -> (u64, u64) {
+    let sizes = (0..spec.n_layers()).map(|layer| spec.n_layer_params(layer));
+    (sizes.clone().sum(), sizes.max().unwrap_or(0))
 }
 
 /// Numbers per row that each layer's backward pass needs.

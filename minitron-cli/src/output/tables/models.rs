@@ -29,6 +29,16 @@ pub fn inspect_table(report: &Value) -> String {
     let shape = format!("KV cache (16 bit), {batch_size} x {seq_len} tokens");
     let kv_cache = bytes(memory["kv_cache_bytes"].as_u64().unwrap_or(0));
     table.add_row([shape, kv_cache, String::new()]);
+    let training = &report["training"];
+    if let (Some(total), Some(ranks)) =
+        (training["total_bytes"].as_u64(), training["ranks"].as_u64())
+    {
+        let parts = entries(&training["bytes"]);
+        let parts = parts.map(|(name, n)| format!("{name} {}", bytes(n.as_u64().unwrap_or(0))));
+        let what = format!("training step, each of {ranks} ranks");
+        let parts: Vec<String> = parts.collect();
+        table.add_row([what, bytes(total), parts.join(", ")]);
+    }
     let devices = tensor_parallel(report);
     table.add_row(["tensor parallel".into(), devices, String::new()]);
     if let Some(column) = table.column_mut(1) {
