@@ -18,8 +18,8 @@ the layers too: the largest rank's peak beside the one that was said before the 
 `networks` puts two ranks into network namespaces of their own that a link joins, takes the link away under a distillation, and gives it
 back: both end with an error in time, and the run goes on to the bytes of one whose link stayed.
 
-`kills` runs a job (`--job distill`, `score`, `search`) under torchrun or `minitron launch` and kills a random rank at a random moment,
-again and again: what it leaves must be the bytes of a run that nobody disturbed. `--job worlds` goes on with another number of ranks
+`kills` runs a job (`--job distill`, `train`, `score`, `search`) under torchrun or `minitron launch` and kills a random rank at a random moment,
+again and again: what it leaves must be the bytes of a run that nobody disturbed. `--job worlds` trains, and goes on with another number of ranks
 (2 to 3, 4 to 2) and says how far the weights and losses are.
 """
 
@@ -229,6 +229,8 @@ def words_of(a, job, out):
     if job == "search":
         grid = ["--params", "130k+-20%", "--candidates", "5", "--rungs", "2", "--eval-data", a.text, "--eval-samples", "2", "--eval-every", "8"]
         return ["search", a.model, "--scores", a.work / "scores.safetensors", *grid, *common, *steps], out / "search.json"
+    if job == "train":
+        return ["train", a.model, *common, *steps, *a.shard], out / "model.safetensors"
     return ["distill", "--teacher", a.model, "--student", a.model, *common, *steps, *a.shard], out / "model.safetensors"
 
 
@@ -311,13 +313,13 @@ def changed_worlds(a):
     """A rank is lost, and another number of ranks goes on: as close to the undisturbed run as other worlds are."""
     found = []
     for before, after in ((2, 3), (4, 2)):
-        words, _ = words_of(a, "distill", a.work / "calm")
+        words, _ = words_of(a, "train", a.work / "calm")
         clear(a.work / "calm")
         _, code, took = disturbed(a, words, None, before, 0)
         assert code == 0, "see kills.log"
         n_killed, worst, begin = 0, (0.0, 0.0), time.time()
         while n_killed < a.kills and time.time() - begin < a.minutes * 60:
-            words, _ = words_of(a, "distill", a.work / "disturbed")
+            words, _ = words_of(a, "train", a.work / "disturbed")
             clear(a.work / "disturbed")
             killed, _, _ = disturbed(a, words, random.uniform(0.0, took), before, 0)
             _, code, _ = disturbed(a, words, None, after, 0)
@@ -391,7 +393,7 @@ def main():
     parser.add_argument("--model", type=Path, help="a small model that is distilled into itself")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--windows-tokens", type=int, default=5120, help="tokens of a run under kills")
-    parser.add_argument("--job", choices=["distill", "score", "search", "worlds"], default="distill")
+    parser.add_argument("--job", choices=["distill", "train", "score", "search", "worlds"], default="distill")
     parser.add_argument("--launcher", choices=["torchrun", "minitron"], default="torchrun")
     parser.add_argument("--shard", default="", help="options of the distillation that is killed, `--shard layers`")
     parser.add_argument("--kills", type=int, default=100)

@@ -85,7 +85,7 @@ mod tests {
         };
         let training = of("train m --data t.txt --tokens 1K --out search").unwrap();
         assert!(training.knows_ranks() && !training.tolerates_losses());
-        let searching = of("search m --keep depth=2 --data t.txt --out train");
+        let searching = of("search m --scores s --tokens 1K --data t.txt --out train");
         assert!(searching.is_ok_and(|it| it.tolerates_losses()));
         assert!(!of("inspect m").unwrap().knows_ranks());
         assert!(of("train --no-such-flag").is_err());
