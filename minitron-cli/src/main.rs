@@ -37,6 +37,9 @@ fn run() -> i32 {
         Ok(world) => world,
         Err(error) => return output::fail(&error, json),
     };
+    if world.has_others() && arguments.command.shards_layers() {
+        minitron_torch::use_huge_pages();
+    }
     output::speak_as(world.rank, world.size);
     let observing = match observe::start(&arguments.common) {
         Ok(observing) => observing,

@@ -11,3 +11,5 @@ extern "C" void mtt_map_large_tensors(size_t n_bytes) {
     mallopt(M_MMAP_THRESHOLD, static_cast<int>(n_bytes));
 #endif
 }
+// libtorch asks at its first allocation.
+extern "C" void mtt_use_huge_pages() { setenv("THP_MEM_ALLOC_ENABLE", "1", 0); }

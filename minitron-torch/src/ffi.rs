@@ -54,6 +54,12 @@ unsafe extern "C" {
     fn mtt_foreach_zero(tensors: List) -> c_int;
     fn mtt_read(tensors: List, into: *mut f64, n: usize) -> c_int;
     fn mtt_map_large_tensors(n_bytes: usize);
+    fn mtt_use_huge_pages();
+}
+
+pub(crate) fn use_huge_pages() {
+    // SAFETY: It sets a variable of the environment; the caller has one thread.
+    unsafe { mtt_use_huge_pages() }
 }
 
 pub(crate) fn map_large_tensors(n_bytes: usize) {

@@ -16,4 +16,4 @@ pub use counter::{OpCounter, OpCounts};
 pub use lists::{
     AdamWLists, AdamWStep, foreach_copy, foreach_norm, foreach_zero, fused_adamw, read,
 };
-pub use memory::map_large_tensors;
+pub use memory::{map_large_tensors, use_huge_pages};

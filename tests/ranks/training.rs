@@ -331,6 +331,10 @@ fn ranks_that_are_told_something_else_refuse_by_its_name() {
         ),
         (["--data text.txt", "--data other.txt"], "inputs.data"),
         (
+            ["--data text.txt", "--data text.txt --shard layers"],
+            "shard",
+        ),
+        (
             ["--data text.txt", "--data text.txt --loss jensen_shannon"],
             "inputs.losses",
         ),

@@ -17,6 +17,7 @@ use minitron_core::registry::Kind;
 use minitron_engine::jobs::{
     ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions,
 };
+use minitron_engine::train::Sharding;
 
 /// Compress language models by structured pruning and knowledge distillation.
 #[derive(Debug, Parser)]
@@ -146,6 +147,16 @@ impl Command {
             self,
             Command::Score(_) | Command::Train(_) | Command::Distill(_) | Command::Search(_)
         )
+    }
+
+    /// Whether each process keeps a part of every layer, so that layers come and go.
+    pub fn shards_layers(&self) -> bool {
+        let training = match self {
+            Command::Train(it) => &it.options.training,
+            Command::Distill(it) => &it.options.training,
+            _ => return false,
+        };
+        training.shard == Sharding::Layers
     }
 
     /// Whether the others do what a lost process had to.

@@ -1,5 +1,7 @@
 //! What cannot be trained is refused before anything is written.
 
+use serde_json::json;
+
 use super::learner::{Learner, TrainState};
 use super::objective::Objective;
 use super::resume::without_names;
@@ -56,7 +58,9 @@ impl Trainer<'_> {
     /// Refuses ranks that were told something else.
     fn check_same(&self) -> Result<()> {
         for learner in self.learners {
-            let identity = without_names(&learner.full_identity(self.settings));
+            let mut identity = without_names(&learner.full_identity(self.settings));
+            // It decides nothing of the result, and all of what ranks do together.
+            identity["shard"] = json!(self.sharding);
             self.ranks.same("training", &identity)?;
         }
         Ok(())

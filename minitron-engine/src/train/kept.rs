@@ -1,7 +1,7 @@
 //! What an optimiser keeps, on its way out and back: masters, moments, weights.
 
 use minitron_torch::read;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::optimizer::{AdamW, MasterWeights};
 use super::shard::Divided;
@@ -37,7 +37,8 @@ impl AdamW {
                     cut,
                 };
                 self.shard.unite(ranks, &[divided])?;
-                whole
+                // A device that has room for a part need not have it for all.
+                whole.f_to_device(Device::Cpu)?
             };
             if self.shard.is_whole() || ranks.is_first() {
                 masters.insert(name.to_owned(), whole);
