@@ -9,7 +9,8 @@ const LARGE: usize = 2 << 20;
 /// where what is freed between others stays: where layers come and go, that is half of all. A
 /// mapping costs its first touch, so this is for those who need the room.
 ///
-/// [`use_huge_pages`] makes it cheaper. MALLOC_MMAP_THRESHOLD_ and GLIBC_TUNABLES of the user's go first.
+/// [`use_huge_pages`] makes it cheaper. MALLOC_MMAP_THRESHOLD_ and GLIBC_TUNABLES of the user's go
+/// first.
 pub fn map_large_tensors() {
     ffi::map_large_tensors(LARGE);
 }
