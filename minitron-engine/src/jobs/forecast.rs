@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::Device;
 
+use super::compute_type::ComputeType;
 use super::context::Context;
 use super::train::losses::objective;
 use crate::train::{BatchShape, Objective, Sharding, StepMemory};
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
 use minitron_core::spec::ModelSpec;
 
 /// A distillation to be.
@@ -28,9 +29,10 @@ pub struct ForecastOptions {
     /// With layers run a second time in the backward pass.
     #[arg(long, requires = "ranks")]
     pub recompute: bool,
-    /// Each process on a GPU of its own, in bf16 where --dtype says nothing else.
-    #[arg(long, requires = "ranks")]
-    pub gpu: bool,
+    /// Each process on a GPU of its own, in bf16, or in the type that is given: --gpu=f32.
+    #[arg(long, requires = "ranks", value_name = "TYPE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "bf16")]
+    pub gpu: Option<ComputeType>,
 }
 
 /// What the program takes beside models and batches: libtorch, on a GPU its context and workspaces.
@@ -44,20 +46,20 @@ pub(super) fn forecast(
     (batch_size, seq_len): (usize, usize),
     n_ranks: usize,
 ) -> Result<Value> {
-    let n_ranks = n_ranks.max(1);
-    // Of bf16 there are no more bytes than of any other type that is not f32.
-    let n_bytes = match options.gpu {
-        true => 2,
-        false => context.kind.elt_size_in_bytes(),
+    if n_ranks == 0 {
+        return Err(Error::Recipe("--ranks: expected at least 1".into()));
+    }
+    let kind = options.gpu.map_or(context.kind, ComputeType::kind);
+    let n_bytes = kind.elt_size_in_bytes();
+    let (device, base) = match options.gpu {
+        Some(_) => (Device::Cuda(0), BASE_BYTES.1),
+        None => (Device::Cpu, BASE_BYTES.0),
     };
     let batch = BatchShape {
         n_windows: batch_size.div_ceil(n_ranks).max(1),
         width: seq_len,
         n_bytes,
-        device: match options.gpu {
-            true => Device::Cuda(0),
-            false => Device::Cpu,
-        },
+        device,
     };
     let losses = match teacher {
         Some(_) => context.defaults.distillation_losses(),
@@ -70,10 +72,6 @@ pub(super) fn forecast(
     };
     let n_parts = if is_sharded { n_ranks } else { 1 };
     let kept = teacher.map(|spec| (spec, StepMemory::held_model(spec, n_bytes, n_parts)));
-    let base = match options.gpu {
-        true => BASE_BYTES.1,
-        false => BASE_BYTES.0,
-    };
     let memory = StepMemory::of(&objective, student, kept, batch, base);
     let memory = memory.divided(options.shard, student, batch, n_ranks);
     Ok(json!({
