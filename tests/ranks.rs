@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)] // Set-up of tests: what fails here is the test's own fault.
 
 /// The same scores by one process and by several.
+mod pruning;
 mod scoring;
 /// Candidates that ranks share out among them.
 mod searching;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::difference::differing_keys;
+use minitron_core::calibrate::World;
 use minitron_core::error::{Error, Present, Result};
 
 /// What a job knows of the processes that are at it together. All of them call the same functions
@@ -240,6 +241,21 @@ impl Ranks {
             }
         }
         Ok(())
+    }
+}
+
+impl World for Ranks {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
+        let work = self.0.broadcast(tensor, from).map_err(of_comm)?;
+        work.wait().map_err(of_comm)
     }
 }
 

@@ -11,7 +11,7 @@ use minitron::{
     Recorder, minitron, python, reads_no_file, registry, root, run_python, some_windows, tiny_bert,
     tiny_gpt2, tiny_llama,
 };
-use minitron_core::calibrate::Calibration;
+use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::model::{LoadOptions, Transformer};
@@ -728,6 +728,7 @@ fn a_metrics_gradient_is_over_all_predictions_whatever_the_batches() {
             windows: &windows,
             batch_size,
             task: Some(Task::NextToken),
+            world: &Alone,
             progress: &Silent,
         };
         let loss = registry()

@@ -4,7 +4,7 @@ use minitron::{
     axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_gpt2,
     tiny_llama, with_context,
 };
-use minitron_core::calibrate::Calibration;
+use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
@@ -13,7 +13,7 @@ use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
 use minitron_core::random::SplitMix;
 use minitron_core::reconstruct::{
-    ProjectionSet, ProjectionStats, ReconstructInputs, Reference, StudentEditor,
+    Moments, ProjectionStats, ReconstructInputs, StudentEditor, Sweep,
 };
 use minitron_core::registry::{Kind as PluginKind, PluginSpec, Registry};
 use minitron_core::spec::{At, HIDDEN, ModelFolder, ParamKind, Role};
@@ -66,6 +66,7 @@ impl Ward {
                 windows: &self.windows,
                 task: None,
                 batch_size: 8,
+                world: &Alone,
                 progress: &Silent,
             }),
             options: LoadOptions::default(),
@@ -253,15 +254,13 @@ fn residuals(editor: &mut StudentEditor) -> Vec<(f64, Tensor)> {
     let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
         if stats.projections.is_writer {
             found.push((
-                stats.r_squared,
-                stats.r_sum_e.f_div_scalar(stats.n_tokens as f64)?,
+                stats.all.r_squared,
+                stats.all.r_sum_e.f_div_scalar(stats.all.n_tokens as f64)?,
             ));
         }
         Ok(())
     };
-    editor
-        .for_each_projection(Reference::Teacher, look)
-        .unwrap();
+    editor.for_each_projection(Sweep::default(), look).unwrap();
     found
 }
 
@@ -272,18 +271,16 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
         let (mut before, mut first) = (ward.editor(), None);
         let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
             if first.is_none() && stats.projections.is_writer {
-                first = Some((
-                    stats.xx_cc.copy(),
-                    stats.rx_ec.copy(),
-                    stats.r_squared,
-                    stats.n_tokens,
-                ));
+                first = Some(Moments {
+                    xx_cc: stats.all.xx_cc.copy(),
+                    rx_ec: stats.all.rx_ec.copy(),
+                    r_sum_e: stats.all.r_sum_e.copy(),
+                    ..stats.all
+                });
             }
             Ok(())
         };
-        before
-            .for_each_projection(Reference::Teacher, look)
-            .unwrap();
+        before.for_each_projection(Sweep::default(), look).unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
         let read = |editor: &StudentEditor| {
             editor
@@ -291,21 +288,8 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
                 .unwrap()
         };
         let delta_ec = read(&after) - read(&before);
-        let (xx_cc, rx_ec, r_squared, n_tokens) = first.unwrap();
-        let stats = ProjectionStats {
-            projections: ProjectionSet {
-                at: ATTENTION,
-                roles: vec![Role::ATTENTION_OUTPUT],
-                is_writer: true,
-            },
-            scale: 1.0,
-            r_sum_e: rx_ec.sum_dim_intlist(1i64, false, Kind::Double),
-            xx_cc,
-            rx_ec,
-            r_squared,
-            n_tokens,
-        };
-        let predicted = stats.remaining(&delta_ec).unwrap();
+        let moments = first.unwrap();
+        let (predicted, r_squared) = (moments.remaining(&delta_ec).unwrap(), moments.r_squared);
         assert!(
             predicted <= r_squared,
             "{}: {r_squared} to {predicted}",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
-use minitron_core::calibrate::{Calibration, Scores};
+use minitron_core::calibrate::{Alone, Calibration, Scores};
 use minitron_core::checkpoint::{Config, TensorSource, WriteOptions, write_model};
 use minitron_core::contract::Axis;
 use minitron_core::error::{IoContext, Result};
@@ -404,6 +404,7 @@ pub fn calibration<'a>(
         windows,
         task,
         batch_size,
+        world: &Alone,
         progress: &Silent,
     })
 }

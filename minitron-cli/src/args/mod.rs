@@ -145,7 +145,11 @@ impl Command {
     pub fn knows_ranks(&self) -> bool {
         matches!(
             self,
-            Command::Score(_) | Command::Train(_) | Command::Distill(_) | Command::Search(_)
+            Command::Score(_)
+                | Command::Prune(_)
+                | Command::Train(_)
+                | Command::Distill(_)
+                | Command::Search(_)
         )
     }
 

@@ -3,8 +3,10 @@
 mod calibration;
 mod observation;
 mod scores;
+mod world;
 
 pub use crate::model::Site;
 pub use calibration::Calibration;
 pub use observation::{Ablated, Activations, Measured, Observation, SequenceStat, Weights, to_vec};
 pub use scores::{NamedMetric, Scores};
+pub use world::{Alone, World};

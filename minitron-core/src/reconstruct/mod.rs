@@ -25,8 +25,9 @@ mod view;
 mod weights;
 
 pub use editor::{ReconstructInputs, StudentEditor};
-pub use projections::{ProjectionSet, ProjectionStats};
+pub use norm_inputs::{Look, NormSums};
+pub use projections::{HELD_OUT, Moments, ProjectionSet, ProjectionStats};
 pub use reconstruction::Reconstruction;
 pub use rotated::RotatedView;
-pub use streams::Reference;
+pub use streams::{Reference, Sweep};
 pub use view::ReconstructedView;

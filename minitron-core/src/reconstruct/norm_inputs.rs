@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
-use super::projections::rows;
+use super::projections::{exact, rows};
 use super::stream_state::StreamState;
-use crate::error::{Error, Result};
-use crate::model::{Block, InMemory, LayerStore, MixerContext, Port, Site, Tap, Walk, run_layers};
-use crate::progress::Progress;
-use crate::spec::{At, Param, ParamKind, Role, Sublayer};
+use crate::calibrate::Calibration;
+use crate::error::Result;
+use crate::model::{Block, MixerContext, Port, Site, Tap};
+use crate::spec::{At, NormKind, Param, ParamKind, Role, Sublayer};
 
 /// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N,
-/// width].
-pub type Look<'a> = dyn FnMut(At, Role, &Tensor) -> Result<()> + 'a;
+/// width], of layer norms less its mean; gives tensors and what they are to be added to.
+pub type Look<'a, K> = dyn FnMut(At, Role, &Tensor) -> Result<Option<(K, Vec<Tensor>)>> + 'a;
+
+/// Sums over all tokens, in f64.
+pub type NormSums<K> = BTreeMap<K, Vec<Tensor>>;
 
 /// Remembers what some ports of one part show.
 struct NormInputs {
@@ -37,62 +40,72 @@ impl Tap for NormInputs {
 }
 
 impl StudentEditor<'_> {
-    /// Runs the teacher over the calibration text and shows the input of every norm on the residual
-    /// stream that the student keeps, one batch at a time, in f32.
+    /// Runs the teacher over the calibration text and adds up what `of` makes of the input of every
+    /// norm whose width some axis cuts, one batch at a time, in f32: of those before the parts of a
+    /// layer and after the last, on what a part adds, and over all queries or keys. `of` names the
+    /// sum that its tensors belong to; sums are in f64, on the CPU.
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text.
-    pub fn norm_inputs(&self, look: &mut Look) -> Result<()> {
-        self.teachers_norms(&mut |at, role, z| match role {
-            Role::INPUT_NORM | Role::FINAL_NORM => look(at, role, z),
-            _ => Ok(()),
-        })
-    }
-
-    /// The same of every norm whose width some axis cuts: also those on what a part adds, and those
-    /// over all queries or keys.
-    ///
-    /// # Errors
-    /// `Recipe` where there is no calibration text.
-    pub fn teachers_norms(&self, look: &mut Look) -> Result<()> {
+    pub fn sum_over_norms<K: Ord + Clone>(&self, of: &mut Look<K>) -> Result<NormSums<K>> {
         let _no_grad = tch::no_grad_guard();
-        let (states, contexts) = self.embedded(false)?;
-        let (progress, n_batches) = (self.calibration()?.progress, states.len());
-        let n_steps = self.teacher_spec().n_layers() * n_batches;
-        progress.start("look at norms, layers x batches", n_steps as u64);
-        let (source, spec) = (self.teacher(), self.teacher_spec());
-        let store = LayerStore::Stored {
-            source,
-            spec,
-            options: self.load_options(),
-        };
-        let mut looking = Looking {
-            editor: self,
-            states: states.into_iter(),
-            contexts,
-            look,
-            progress,
-        };
-        run_layers(&store, n_batches, &mut looking, &mut InMemory::default())?;
-        progress.finish();
-        Ok(())
+        let text = self.calibration()?;
+        let (mut states, contexts) = self.embedded(false)?;
+        let n_layers = self.teacher_spec().n_layers();
+        text.progress
+            .start("look at norms, layers", n_layers as u64);
+        let mut sums = Sums(BTreeMap::new());
+        for source_layer in 0..n_layers {
+            let block = self.teacher_block(source_layer)?;
+            let kept = (0..self.n_layers()).find(|&idx| self.source_layer(idx) == source_layer);
+            for (round, (state, context)) in states.iter_mut().zip(&contexts).enumerate() {
+                let mut found = Found {
+                    of,
+                    shown: Vec::new(),
+                };
+                let parts = self.teacher_spec().sublayers(source_layer).enumerate();
+                for (number, (source, part)) in parts {
+                    let part = TeacherPart {
+                        source,
+                        number,
+                        part,
+                        block: &block,
+                    };
+                    match kept {
+                        Some(idx) => self.look_at(&part, idx, state, context, &mut found)?,
+                        None => _ = state.pass(&block, number, context)?,
+                    }
+                }
+                sums.add(&text, round, found.shown)?;
+            }
+            text.progress.advance(1, "");
+        }
+        text.progress.finish();
+        if let Some(norm) = self.teacher_spec().options.final_norm {
+            for (round, state) in states.iter().enumerate() {
+                let z_ne = normalised(&state.now_bte, norm.kind)?;
+                let shown = of(At::Model, Role::FINAL_NORM, &z_ne)?;
+                sums.add(&text, round, shown.into_iter().collect())?;
+            }
+        }
+        Ok(sums.0)
     }
 
     /// Moves the teacher past one part of a layer that the student keeps.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "a part, where it stands, and what goes through it"
-    )]
-    fn look_at_part(
+    fn look_at<K>(
         &self,
-        source: At,
+        of_teacher: &TeacherPart,
         layer_idx: usize,
-        part: &Sublayer,
-        (block, number): (&Block, usize),
         state: &mut StreamState,
         context: &MixerContext,
-        look: &mut Look,
+        found: &mut Found<K>,
     ) -> Result<()> {
+        let TeacherPart {
+            source,
+            number,
+            part,
+            block,
+        } = *of_teacher;
         let at = source.in_layer(layer_idx);
         let over_units = part.mixer.norms_over_units();
         let wanted = over_units
@@ -105,25 +118,18 @@ impl StudentEditor<'_> {
             wanted,
             seen: BTreeMap::new(),
         };
-        if part.pre.is_some() {
-            look(
-                at,
-                Role::INPUT_NORM,
-                &normalised(state.read(part.reads_layer_input, number))?,
-            )?;
+        if let Some(norm) = part.pre {
+            let x_bte = state.read(part.reads_layer_input, number);
+            found.look(at, Role::INPUT_NORM, &normalised(x_bte, norm.kind)?)?;
         }
         let _ = state.pass_shown(block, number, context, &mut ports)?;
-        if let Some(output) = ports
-            .seen
-            .get(&Port::OUTPUT)
-            .filter(|_| part.post.is_some())
-        {
-            look(at, Role::OUTPUT_NORM, &normalised(output)?)?;
+        if let (Some(norm), Some(output)) = (part.post, ports.seen.get(&Port::OUTPUT)) {
+            found.look(at, Role::OUTPUT_NORM, &normalised(output, norm.kind)?)?;
         }
         for (role, port) in over_units {
             let param = self.teacher_spec().find(source, role, ParamKind::Weight);
             if let (Some(normed), Some(param)) = (ports.seen.get(&port), param) {
-                look(at, role, &self.without_gain(normed, param)?)?;
+                found.look(at, role, &self.without_gain(normed, param)?)?;
             }
         }
         Ok(())
@@ -148,66 +154,69 @@ impl StudentEditor<'_> {
     }
 }
 
-/// The teacher's batches, which are embedded already.
-struct Looking<'a, 'p, 'l> {
-    editor: &'a StudentEditor<'p>,
-    states: std::vec::IntoIter<StreamState>,
-    contexts: Vec<MixerContext>,
-    look: &'a mut Look<'l>,
-    progress: &'a dyn Progress,
+/// A part of a layer of the teacher.
+struct TeacherPart<'a> {
+    source: At,
+    number: usize,
+    part: &'a Sublayer,
+    block: &'a Block,
 }
 
-impl Walk for Looking<'_, '_, '_> {
-    type State = StreamState;
+/// What was made of the norms that one batch passed in a layer.
+struct Found<'f, 'l, K> {
+    of: &'f mut Look<'l, K>,
+    shown: Vec<(K, Vec<Tensor>)>,
+}
 
-    fn enter(&mut self, batch: usize) -> Result<StreamState> {
-        self.states
-            .next()
-            .ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))
-    }
-
-    fn layer(
-        &mut self,
-        batch: usize,
-        source_layer: usize,
-        block: &Block,
-        state: &mut StreamState,
-    ) -> Result<()> {
-        let editor = self.editor;
-        let context = self.contexts.get(batch);
-        let context =
-            context.ok_or_else(|| Error::Internal(format!("there is no batch {batch}")))?;
-        let layer_idx = (0..editor.n_layers())
-            .find(|&layer_idx| editor.source_layer(layer_idx) == source_layer);
-        for (number, (at, part)) in editor.teacher_spec().sublayers(source_layer).enumerate() {
-            match layer_idx {
-                Some(layer_idx) => editor.look_at_part(
-                    at,
-                    layer_idx,
-                    part,
-                    (block, number),
-                    state,
-                    context,
-                    self.look,
-                )?,
-                None => _ = state.pass(block, number, context)?,
-            }
-        }
-        self.progress.advance(1, "");
+impl<K> Found<'_, '_, K> {
+    fn look(&mut self, at: At, role: Role, z: &Tensor) -> Result<()> {
+        self.shown.extend((self.of)(at, role, z)?);
         Ok(())
     }
+}
 
-    fn leave(&mut self, _batch: usize, state: StreamState) -> Result<()> {
-        match self.editor.teacher_spec().options.final_norm {
-            Some(_) => (self.look)(At::Model, Role::FINAL_NORM, &normalised(&state.now_bte)?),
-            None => Ok(()),
-        }
+struct Sums<K>(NormSums<K>);
+
+impl<K: Ord + Clone> Sums<K> {
+    fn add(
+        &mut self,
+        text: &Calibration,
+        round: usize,
+        shown: Vec<(K, Vec<Tensor>)>,
+    ) -> Result<()> {
+        let (keys, tensors): (Vec<(K, usize)>, Vec<Vec<Tensor>>) = shown
+            .into_iter()
+            .map(|(key, tensors)| ((key, tensors.len()), tensors))
+            .unzip();
+        let own = tensors.into_iter().flatten().collect();
+        text.in_order(round, own, &mut |_, mut given| {
+            for (key, n) in &keys {
+                let (of_key, rest) = given.split_at_checked(*n).unwrap_or_default();
+                given = rest;
+                add_to(self.0.entry(key.clone()).or_default(), of_key)?;
+            }
+            Ok(())
+        })
     }
 }
 
-/// x / rms(x), a row per token.
-fn normalised(x_bte: &Tensor) -> Result<Tensor> {
-    let x_ne = rows(x_bte)?;
+fn add_to(sums: &mut Vec<Tensor>, given: &[Tensor]) -> Result<()> {
+    for (idx, tensor) in given.iter().enumerate() {
+        match sums.get_mut(idx) {
+            Some(sum) => *sum = sum.f_add(&exact(tensor)?)?,
+            None => sums.push(exact(tensor)?),
+        }
+    }
+    Ok(())
+}
+
+/// x / rms(x), a row per token; of layer norms, without its mean over channels.
+fn normalised(x_bte: &Tensor, kind: NormKind) -> Result<Tensor> {
+    let mut x_ne = rows(x_bte)?;
+    if !kind.is_rms() {
+        let mean_n = x_ne.f_mean_dim(Some([-1i64].as_slice()), true, Kind::Float)?;
+        x_ne = x_ne.f_sub(&mean_n)?;
+    }
     let square_n = x_ne
         .f_square()?
         .f_mean_dim(Some([-1i64].as_slice()), true, Kind::Float)?;

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{Present, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::{Site, Tap};
 use crate::spec::{At, Role};
 
@@ -18,16 +18,29 @@ pub struct ProjectionSet {
     pub is_writer: bool,
 }
 
-/// Sums over all calibration tokens at projections that share an input X [N, C], as the student
-/// computes it.
+/// What is known of projections that share an input X [N, C], as the student computes it.
 ///
 /// At a writer, R [N, E] is what the student's stream lacks after it. At readers, it is what X
 /// lacks of the teacher's input of the same projections, over all the teacher's channels, dropped
-/// ones counting as zero in X. Products in f32; sums in f64, on the CPU.
+/// ones counting as zero in X.
 #[derive(Debug)]
 pub struct ProjectionStats {
     /// Which projections.
     pub projections: ProjectionSet,
+    /// Over all calibration tokens.
+    pub all: Moments,
+    /// Over every [`HELD_OUT`]th batch, where the text has so many and somebody asked for it.
+    pub held_out: Option<Moments>,
+    /// Factor with which the family adds what a writer gives; it is in X already.
+    pub scale: f64,
+}
+
+/// Of so many batches one is held out.
+pub const HELD_OUT: usize = 4;
+
+/// Sums over tokens. Products in f32; sums in f64, on the CPU.
+#[derive(Debug)]
+pub struct Moments {
     /// XᵀX.
     pub xx_cc: Tensor,
     /// RᵀX.
@@ -38,40 +51,29 @@ pub struct ProjectionStats {
     pub r_squared: f64,
     /// N.
     pub n_tokens: usize,
-    /// Factor with which the family adds what a writer gives; it is in X already.
-    pub scale: f64,
 }
 
-impl ProjectionStats {
-    pub(super) fn new(projections: ProjectionSet) -> Result<Self> {
+impl Moments {
+    fn zero() -> Result<Self> {
         let options = (Kind::Double, Device::Cpu);
-        Ok(ProjectionStats {
-            projections,
+        Ok(Moments {
             xx_cc: Tensor::f_zeros([1], options)?,
             rx_ec: Tensor::f_zeros([1], options)?,
             r_sum_e: Tensor::f_zeros([1], options)?,
             r_squared: 0.0,
             n_tokens: 0,
-            scale: 1.0,
         })
     }
 
-    /// Adds one batch of X and R.
-    pub(super) fn add(&mut self, x: &Tensor, r: &Tensor) -> Result<()> {
-        let (x_nc, r_ne) = (rows(x)?, rows(r)?);
-        self.xx_cc = self
-            .xx_cc
-            .f_add(&exact(&x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
-        self.rx_ec = self
-            .rx_ec
-            .f_add(&exact(&r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?)?)?;
-        self.r_sum_e = self.r_sum_e.f_add(&exact(&r_ne.f_sum_dim_intlist(
-            0i64,
-            false,
-            Kind::Double,
-        )?)?)?;
-        self.r_squared += r_ne.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
-        self.n_tokens += r_ne.size2()?.0 as usize;
+    fn add(&mut self, of_batch: &[Tensor]) -> Result<()> {
+        let [xx_cc, rx_ec, r_sum_e, numbers] = of_batch else {
+            return Err(Error::Internal("a batch without its moments".into()));
+        };
+        self.xx_cc = self.xx_cc.f_add(&exact(xx_cc)?)?;
+        self.rx_ec = self.rx_ec.f_add(&exact(rx_ec)?)?;
+        self.r_sum_e = self.r_sum_e.f_add(&exact(r_sum_e)?)?;
+        self.r_squared += numbers.f_double_value(&[0])?;
+        self.n_tokens += numbers.f_double_value(&[1])? as usize;
         Ok(())
     }
 
@@ -81,6 +83,51 @@ impl ProjectionStats {
         let square = total(&delta_ec.f_matmul(&self.xx_cc)?.f_mul(delta_ec)?)?;
         Ok(self.r_squared - 2.0 * cross + square)
     }
+
+    /// Without some of the tokens.
+    pub fn without(&self, some: &Moments) -> Result<Self> {
+        Ok(Moments {
+            xx_cc: self.xx_cc.f_sub(&some.xx_cc)?,
+            rx_ec: self.rx_ec.f_sub(&some.rx_ec)?,
+            r_sum_e: self.r_sum_e.f_sub(&some.r_sum_e)?,
+            r_squared: self.r_squared - some.r_squared,
+            n_tokens: self.n_tokens.saturating_sub(some.n_tokens),
+        })
+    }
+}
+
+impl ProjectionStats {
+    pub(super) fn new(projections: ProjectionSet, holds_out: bool) -> Result<Self> {
+        Ok(ProjectionStats {
+            projections,
+            all: Moments::zero()?,
+            held_out: holds_out.then(Moments::zero).transpose()?,
+            scale: 1.0,
+        })
+    }
+
+    /// Adds what a batch gave.
+    pub(super) fn add(&mut self, batch: usize, of_batch: &[Tensor]) -> Result<()> {
+        if let Some(held_out) = &mut self.held_out
+            && batch % HELD_OUT == HELD_OUT - 1
+        {
+            held_out.add(of_batch)?;
+        }
+        self.all.add(of_batch)
+    }
+}
+
+/// The moments of one batch of X and R.
+pub(super) fn moments(x: &Tensor, r: &Tensor) -> Result<Vec<Tensor>> {
+    let (x_nc, r_ne) = (rows(x)?, rows(r)?);
+    let r_squared = r_ne.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+    let numbers = [r_squared, r_ne.size2()?.0 as f64];
+    Ok(vec![
+        x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?,
+        r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?,
+        r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?,
+        Tensor::f_from_slice(&numbers)?,
+    ])
 }
 
 fn total(x: &Tensor) -> Result<f64> {

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 use tracing::debug_span;
 
 use super::editor::StudentEditor;
-use super::projections::{Capture, ProjectionSet, ProjectionStats};
+use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::stream_state::StreamState;
 use crate::error::{Error, Result};
 use crate::model::{Block, Frame, Input, MixerContext, NoTap, Site};
@@ -29,9 +29,18 @@ pub enum Reference {
     Own,
 }
 
+/// How a reconstruction goes through the student.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sweep {
+    /// What the student's stream should be.
+    pub reference: Reference,
+    /// Whether some batches are counted by themselves too.
+    pub holds_out: bool,
+}
+
 struct Streams {
-    reference: Reference,
-    /// One per batch.
+    sweep: Sweep,
+    /// One per batch of this process.
     contexts: Vec<MixerContext>,
     teacher: Vec<StreamState>,
     student: Vec<StreamState>,
@@ -49,14 +58,15 @@ impl StudentEditor<'_> {
     /// `Recipe` where there is no calibration text.
     pub fn for_each_projection(
         &mut self,
-        reference: Reference,
+        sweep: Sweep,
         visit: &mut dyn FnMut(&mut Self, &ProjectionStats) -> Result<()>,
     ) -> Result<()> {
         if self.is_whole() {
             return Ok(());
         }
         let _no_grad = tch::no_grad_guard();
-        let mut streams = Streams::enter(self, reference)?;
+        let is_teachers = sweep.reference == Reference::Teacher;
+        let mut streams = Streams::enter(self, sweep)?;
         let progress = self.calibration()?.progress;
         progress.start("reconstruct, layers", self.n_layers() as u64);
         for layer_idx in 0..self.n_layers() {
@@ -75,7 +85,7 @@ impl StudentEditor<'_> {
                     is_last: number + 1 == parts.len(),
                 };
                 streams.begin(number);
-                if reference == Reference::Teacher {
+                if is_teachers {
                     let stats = streams.readers(self, &half)?;
                     visit(self, &stats)?;
                 }
@@ -91,7 +101,7 @@ impl StudentEditor<'_> {
             .spec()
             .find(At::Model, Role::HEAD_TRANSFORM, ParamKind::Weight)
             .is_some();
-        if reference == Reference::Teacher && !has_transform {
+        if is_teachers && !has_transform {
             let stats = streams.head(self)?;
             visit(self, &stats)?;
         }
@@ -123,7 +133,8 @@ impl StudentEditor<'_> {
         }
     }
 
-    /// Token ids of every batch of the calibration text, embedded by student or teacher.
+    /// Token ids of this process's batches of the calibration text, embedded by student or
+    /// teacher.
     pub(super) fn embedded(
         &self,
         of_student: bool,
@@ -136,7 +147,7 @@ impl StudentEditor<'_> {
         }
         let frame = self.frame(of_student, &tokens)?;
         let (mut states, mut contexts) = (Vec::new(), Vec::new());
-        for batch in windows.batches(calibration.batch_size) {
+        for batch in calibration.own_batches() {
             let device = self.load_options().device;
             let ids_bt = windows.batch(batch.clone(), device)?;
             let positions_bt = windows.positions(batch, device)?;
@@ -166,25 +177,34 @@ struct Half<'p> {
 
 impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
-    fn enter(editor: &StudentEditor, reference: Reference) -> Result<Self> {
+    fn enter(editor: &StudentEditor, sweep: Sweep) -> Result<Self> {
+        let is_teachers = sweep.reference == Reference::Teacher;
         let (student, contexts) = editor.embedded(true)?;
-        let teacher = if reference == Reference::Teacher {
+        let teacher = if is_teachers {
             editor.embedded(false)?.0
         } else {
             Vec::new()
         };
+        let n_batches = editor.calibration()?.batches().len();
         let mut streams = Streams {
-            reference,
+            sweep: Sweep {
+                holds_out: sweep.holds_out && n_batches >= HELD_OUT,
+                ..sweep
+            },
             contexts,
             teacher,
             student,
         };
-        if reference == Reference::Teacher {
+        if is_teachers {
             for source_layer in 0..editor.source_layer(0) {
                 streams.run_teacher(editor, source_layer)?;
             }
         }
         Ok(streams)
+    }
+
+    fn stats(&self, projections: ProjectionSet) -> Result<ProjectionStats> {
+        ProjectionStats::new(projections, self.sweep.holds_out)
     }
 
     fn begin(&mut self, number: usize) {
@@ -201,15 +221,19 @@ impl Streams {
         let student = editor.student_block(half.layer_idx)?;
         let teacher = editor.teacher_block(editor.source_layer(half.layer_idx))?;
         let roles = half.part.mixer.ports().readers;
-        let mut stats = ProjectionStats::new(ProjectionSet {
+        let projections = ProjectionSet {
             at: half.at,
             roles,
             is_writer: false,
-        })?;
-        for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
+        };
+        let mut stats = self.stats(projections)?;
+        let text = editor.calibration()?;
+        let states = self.student.iter().zip(&self.teacher);
+        for (round, (of_student, of_teacher)) in states.enumerate() {
             let student_bte = student.input(half.number, of_student.stream())?;
             let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
-            add_inputs(editor, &mut stats, &student_bte, &teacher_bte)?;
+            let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
+            text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
     }
@@ -218,26 +242,26 @@ impl Streams {
     fn head(&self, editor: &StudentEditor) -> Result<ProjectionStats> {
         let any = BTreeSet::from([0]);
         let (student, teacher) = (editor.frame(true, &any)?, editor.frame(false, &any)?);
-        let mut stats = ProjectionStats::new(ProjectionSet {
+        let projections = ProjectionSet {
             at: At::Model,
             roles: vec![Role::HEAD],
             is_writer: false,
-        })?;
-        for (of_student, of_teacher) in self.student.iter().zip(&self.teacher) {
+        };
+        let mut stats = self.stats(projections)?;
+        let text = editor.calibration()?;
+        let states = self.student.iter().zip(&self.teacher);
+        for (round, (of_student, of_teacher)) in states.enumerate() {
             let student_bte = student.finish(of_student.now_bte.shallow_clone())?;
-            add_inputs(
-                editor,
-                &mut stats,
-                &student_bte,
-                &teacher.finish(of_teacher.now_bte.shallow_clone())?,
-            )?;
+            let teacher_bte = teacher.finish(of_teacher.now_bte.shallow_clone())?;
+            let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
+            text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
     }
 
     /// Moves the teacher past this part of its layer; the student stays before it.
     fn writer(&mut self, editor: &StudentEditor, half: &Half) -> Result<Option<ProjectionStats>> {
-        let wanted_bte = match self.reference {
+        let wanted_bte = match self.sweep.reference {
             Reference::Teacher => self.teacher_sums(editor, half)?,
             Reference::Own => self.own_sums(editor, half)?,
         };
@@ -246,15 +270,15 @@ impl Streams {
         }
         let block = editor.student_block(half.layer_idx)?;
         let ports = half.part.mixer.ports();
-        let mut stats = ProjectionStats::new(ProjectionSet {
+        let mut stats = self.stats(ProjectionSet {
             at: half.at,
             roles: vec![ports.writer],
             is_writer: true,
         })?;
         stats.scale = half.part.scale;
-        for ((state, context), wanted_bte) in
-            self.student.iter().zip(&self.contexts).zip(&wanted_bte)
-        {
+        let text = editor.calibration()?;
+        let states = self.student.iter().zip(&self.contexts).zip(&wanted_bte);
+        for (round, ((state, context), wanted_bte)) in states.enumerate() {
             let mut spot = Capture {
                 site: Site::Inside {
                     at: half.at,
@@ -272,7 +296,8 @@ impl Streams {
                 } else {
                     x_btc.f_mul_scalar(stats.scale)?
                 };
-                stats.add(&x_btc, &r_bte)?;
+                let of_batch = moments(&x_btc, &r_bte)?;
+                text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
             }
         }
         Ok(Some(stats))
@@ -335,13 +360,12 @@ impl Streams {
     }
 }
 
-/// What the student's input lacks of the teacher's: all of it at dropped channels.
-fn add_inputs(
+/// With what the student's input lacks of the teacher's: all of it at dropped channels.
+fn of_inputs(
     editor: &StudentEditor,
-    stats: &mut ProjectionStats,
     student_bte: &Tensor,
     teacher_bte: &Tensor,
-) -> Result<()> {
+) -> Result<Vec<Tensor>> {
     let eye = Tensor::f_eye(
         editor.teacher_spec().size(HIDDEN) as i64,
         (Kind::Float, teacher_bte.device()),
@@ -349,7 +373,7 @@ fn add_inputs(
     let spread = student_bte
         .f_to_kind(Kind::Float)?
         .f_matmul(&kept_channels(editor, &eye, 1)?.f_transpose(0, 1)?)?;
-    stats.add(
+    moments(
         student_bte,
         &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?,
     )

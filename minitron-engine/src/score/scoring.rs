@@ -7,7 +7,7 @@ use super::gradient::mean_gradient;
 use super::{ActivationStore, Metric, ScorerSet, Streamed};
 use crate::memory::{mib, peak_bytes};
 use crate::ranks::Ranks;
-use minitron_core::calibrate::{Calibration, Scores};
+use minitron_core::calibrate::{Alone, Calibration, Scores};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::Subject;
 use minitron_core::error::{Error, IoContext, Result};
@@ -114,6 +114,8 @@ impl ScoreInputs<'_> {
             windows: self.windows,
             task: self.task,
             batch_size,
+            // Its parts are put in order elsewhere.
+            world: &Alone,
             progress: self.progress,
         }
     }

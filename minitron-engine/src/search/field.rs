@@ -24,6 +24,7 @@ use crate::train::{
     HeldOut, Learner, Objective, Sharding, Teacher, Trainer, clear_state, evaluate_all,
     saved_cursor,
 };
+use minitron_core::calibrate::Alone;
 use minitron_core::checkpoint::Identity;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
@@ -141,6 +142,7 @@ impl Field<'_> {
             &self.teaching.folder,
             ranked,
             self.reconstruct_windows.as_ref(),
+            &Alone,
         )
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use std::sync::Arc;
 
-use minitron_core::calibrate::{Calibration, Scores};
+use minitron_core::calibrate::{Alone, Calibration, Scores};
 use minitron_core::checkpoint::{Config, MemorySource, TensorSource};
 use minitron_core::contract::{Architecture, Axis};
 use minitron_core::error::Result;
@@ -71,6 +71,7 @@ impl SampleModel {
             windows,
             task,
             batch_size,
+            world: &Alone,
             progress: &Silent,
         })
     }

@@ -1,6 +1,6 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{Reference, StudentEditor};
+use minitron_core::reconstruct::{StudentEditor, Sweep};
 use minitron_core::spec::{ModelSpec, ParamKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,14 +32,15 @@ impl Reconstruction for BiasCompensation {
                 editor.spec().architecture
             )));
         }
-        editor.for_each_projection(Reference::Teacher, &mut |editor, stats| {
+        editor.for_each_projection(Sweep::default(), &mut |editor, stats| {
             let projections = &stats.projections;
             for &role in projections.roles.iter().filter(|_| projections.is_writer) {
                 let bias = editor.spec().find(projections.at, role, ParamKind::Bias);
                 if bias.is_some() {
                     let mean_e = stats
+                        .all
                         .r_sum_e
-                        .f_div_scalar(stats.n_tokens.max(1) as f64 * stats.scale)?;
+                        .f_div_scalar(stats.all.n_tokens.max(1) as f64 * stats.scale)?;
                     let bias_e = editor
                         .read(projections.at, role, ParamKind::Bias)?
                         .f_add(&mean_e)?;

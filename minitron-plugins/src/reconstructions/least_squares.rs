@@ -1,6 +1,6 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{ProjectionStats, Reference, StudentEditor};
+use minitron_core::reconstruct::{Moments, ProjectionStats, Reference, StudentEditor, Sweep};
 use minitron_core::spec::{ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,10 @@ use tch::{Device, Kind, Tensor};
 /// ΔW = RᵀX · (XᵀX + λ·m·I)⁻¹       by Cholesky in f64
 /// ```
 /// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Biases stay.
+/// Where none is given, every projection takes the λ of 1e-4, 1e-3, 1e-2, 1e-1 and 1 that leaves
+/// least of R on every fourth batch when fitted to the others; where none leaves less than was
+/// lacking before, the projection stays as it is. A text of less than four batches takes 1e-3.
+///
 /// Aimed at the teacher it repairs dropped channels and layers too: an MLP before dropped layers is
 /// fitted to the stream after them.
 ///
@@ -31,8 +35,8 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeastSquares {
-    /// λ, relative to the mean diagonal of XᵀX; above 0.
-    pub ridge: f64,
+    /// λ, relative to the mean diagonal of XᵀX; above 0 [default: by batches that are held out]
+    pub ridge: Option<f64>,
     /// What the stream should be: `teacher`, or `own` for the same layer with all its heads and
     /// neurons.
     pub target: Reference,
@@ -46,7 +50,7 @@ pub struct LeastSquares {
 impl Default for LeastSquares {
     fn default() -> Self {
         LeastSquares {
-            ridge: 1e-3,
+            ridge: None,
             target: Reference::Teacher,
             readers: true,
             writers: true,
@@ -65,10 +69,12 @@ minitron_core::plugin! {
 #[typetag::serde(name = "least_squares")]
 impl Reconstruction for LeastSquares {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
-        if !(self.ridge > 0.0 && self.ridge.is_finite()) {
+        if let Some(ridge) = self
+            .ridge
+            .filter(|ridge| !(*ridge > 0.0 && ridge.is_finite()))
+        {
             return Err(Error::Recipe(format!(
-                "least_squares: ridge: expected a number above 0, got {}",
-                self.ridge
+                "least_squares: ridge: expected a number above 0, got {ridge}"
             )));
         }
         if self.writers {
@@ -76,7 +82,11 @@ impl Reconstruction for LeastSquares {
                 "with writers=false those that read the stream are refitted alone",
             )?;
         }
-        editor.for_each_projection(self.target, &mut |editor, stats| {
+        let sweep = Sweep {
+            reference: self.target,
+            holds_out: self.ridge.is_none(),
+        };
+        editor.for_each_projection(sweep, &mut |editor, stats| {
             if !stats.projections.is_writer && !self.readers
                 || stats.projections.is_writer && !self.writers
             {
@@ -114,26 +124,55 @@ fn refit(
 }
 
 impl LeastSquares {
-    /// ΔW [E, C]; `None` where it is zero.
+    /// ΔW [E, C]; `None` where it is zero, or helps nothing that it was not fitted to.
     fn solve(&self, stats: &ProjectionStats) -> Result<Option<Tensor>> {
-        let (n_inputs, _) = stats.xx_cc.size2()?;
-        let mean = stats
-            .xx_cc
-            .f_diagonal(0, 0, 1)?
-            .f_mean(Kind::Double)?
-            .f_double_value(&[])?;
-        let is_zero = stats.rx_ec.f_abs()?.f_max()?.f_double_value(&[])? == 0.0;
-        if is_zero || mean == 0.0 {
-            return Ok(None);
+        let ridge = match (self.ridge, &stats.held_out) {
+            (Some(ridge), _) => Some(ridge),
+            (None, Some(held_out)) => best_ridge(&stats.all.without(held_out)?, held_out)?,
+            (None, None) => Some(USUAL),
+        };
+        match ridge {
+            Some(ridge) => solved(&stats.all, ridge),
+            None => Ok(None),
         }
-        let eye_cc = Tensor::f_eye(n_inputs, (Kind::Double, Device::Cpu))?;
-        let ridged_cc = stats
-            .xx_cc
-            .f_add(&eye_cc.f_mul_scalar(self.ridge * mean)?)?;
-        let delta_ce = stats
-            .rx_ec
-            .f_transpose(0, 1)?
-            .f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
-        Ok(Some(delta_ce.f_transpose(0, 1)?))
     }
+}
+
+/// For texts too short to hold some of it out.
+const USUAL: f64 = 1e-3;
+
+/// The ridge that leaves least of what was not fitted to.
+fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<Option<f64>> {
+    let (mut best, mut least) = (None, held_out.r_squared);
+    for ridge in [1.0, 1e-1, 1e-2, 1e-3, 1e-4] {
+        let Some(delta_ec) = solved(fitted_to, ridge)? else {
+            return Ok(None);
+        };
+        let left = held_out.remaining(&delta_ec)?;
+        // Less of it would be worse still.
+        if left >= least && best.is_some() {
+            break;
+        }
+        if left < least {
+            (best, least) = (Some(ridge), left);
+        }
+    }
+    Ok(best)
+}
+
+fn solved(moments: &Moments, ridge: f64) -> Result<Option<Tensor>> {
+    let (n_inputs, _) = moments.xx_cc.size2()?;
+    let diagonal_c = moments.xx_cc.f_diagonal(0, 0, 1)?;
+    let mean = diagonal_c.f_mean(Kind::Double)?.f_double_value(&[])?;
+    let most = moments.rx_ec.f_abs()?.f_max()?.f_double_value(&[])?;
+    if most == 0.0 || mean == 0.0 {
+        return Ok(None);
+    }
+    let eye_cc = Tensor::f_eye(n_inputs, (Kind::Double, Device::Cpu))?;
+    let ridged_cc = moments.xx_cc.f_add(&eye_cc.f_mul_scalar(ridge * mean)?)?;
+    let delta_ce = moments
+        .rx_ec
+        .f_transpose(0, 1)?
+        .f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
+    Ok(Some(delta_ce.f_transpose(0, 1)?))
 }

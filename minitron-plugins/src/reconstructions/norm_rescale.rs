@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
 use minitron_core::reconstruct::StudentEditor;
@@ -31,61 +29,25 @@ minitron_core::plugin! {
     }
 }
 
-/// Squares of a norm's input at the positions that stay, and at all.
-#[derive(Default)]
-struct Shares {
-    kept: Mean,
-    all: Mean,
-}
-
-#[derive(Default)]
-struct Mean {
-    sum: f64,
-    n_values: usize,
-}
-
-impl Mean {
-    fn add(&mut self, values: &Tensor, n_values: usize) -> Result<()> {
-        self.sum += values.f_sum(Kind::Double)?.f_double_value(&[])?;
-        self.n_values += n_values;
-        Ok(())
-    }
-
-    fn average(&self) -> f64 {
-        self.sum / self.n_values.max(1) as f64
-    }
-}
-
 #[typetag::serde(name = "norm_rescale")]
 impl Reconstruction for NormRescale {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         if editor.is_whole() {
             return Ok(());
         }
-        let mut sums: BTreeMap<(At, Role), Shares> = BTreeMap::new();
-        editor.teachers_norms(&mut |at, role, z_nc| {
+        let sums = editor.sum_over_norms(&mut |at, role, z_nc| {
             let kept = editor.kept_of_norm(at, role)?;
             if kept.len() as i64 == z_nc.size2()?.1 || !is_rms(editor, at, role) {
-                return Ok(());
+                return Ok(None);
             }
-            let mut is_kept = vec![0f32; z_nc.size2()?.1.max(0) as usize];
-            for &position in &kept {
-                is_kept
-                    .get_mut(position)
-                    .into_iter()
-                    .for_each(|value| *value = 1.0);
-            }
-            let is_kept_c = Tensor::f_from_slice(&is_kept)?.f_to_device(z_nc.device())?;
-            let square_nc = z_nc.f_square()?;
-            let n_tokens = z_nc.size2()?.0.max(0) as usize;
-            let shares = sums.entry((at, role)).or_default();
-            shares.all.add(&square_nc, square_nc.numel())?;
-            shares
-                .kept
-                .add(&square_nc.f_mul(&is_kept_c)?, n_tokens * kept.len())
+            Ok(Some(((at, role), vec![squares(z_nc, &kept)?])))
         })?;
-        for ((at, role), Shares { kept, all }) in sums {
-            let factor = (kept.average() / all.average()).sqrt();
+        for ((at, role), sums) in sums {
+            let sums = sums.first().map(Vec::<f64>::try_from).transpose()?;
+            let Some([kept, n_kept, all, n_all]) = sums.as_deref() else {
+                continue;
+            };
+            let factor = ((kept / n_kept.max(1.0)) / (all / n_all.max(1.0))).sqrt();
             // Where nothing passes, before or after, there is nothing to correct.
             if factor.is_finite() && factor > 0.0 {
                 // What was taken for granted is known now.
@@ -94,6 +56,29 @@ impl Reconstruction for NormRescale {
         }
         Ok(())
     }
+}
+
+/// Sum and number of z² at the positions that stay, and at all.
+fn squares(z_nc: &Tensor, kept: &[usize]) -> Result<Tensor> {
+    let (n_tokens, width) = z_nc.size2()?;
+    let mut is_kept = vec![0f32; width.max(0) as usize];
+    for &position in kept {
+        is_kept
+            .get_mut(position)
+            .into_iter()
+            .for_each(|value| *value = 1.0);
+    }
+    let is_kept_c = Tensor::f_from_slice(&is_kept)?.f_to_device(z_nc.device())?;
+    let square_nc = z_nc.f_square()?;
+    let of_kept = f64::try_from(square_nc.f_mul(&is_kept_c)?.f_sum(Kind::Double)?)?;
+    let of_all = f64::try_from(square_nc.f_sum(Kind::Double)?)?;
+    let n_kept = n_tokens as f64 * kept.len() as f64;
+    Ok(Tensor::f_from_slice(&[
+        of_kept,
+        n_kept,
+        of_all,
+        square_nc.numel() as f64,
+    ])?)
 }
 
 fn is_rms(editor: &StudentEditor, at: At, role: Role) -> bool {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use minitron_core::contract::Reconstruction;
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
 use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{At, HIDDEN, ParamKind, Role};
@@ -50,7 +50,7 @@ impl Reconstruction for Rotation {
         if n_kept == n_hidden {
             return Ok(());
         }
-        let mut basis_ee = principal_components(&covariance(editor, n_hidden)?)?;
+        let mut basis_ee = principal_components(&covariance(editor)?)?;
         if self.spread {
             basis_ee = spread(&basis_ee, n_kept as i64, editor.seed())?;
         }
@@ -64,21 +64,18 @@ impl Reconstruction for Rotation {
 }
 
 /// Σ zᵀz over tokens and norms.
-fn covariance(editor: &StudentEditor, n_hidden: usize) -> Result<Tensor> {
-    let mut sum_ee = Tensor::f_zeros(
-        [n_hidden as i64, n_hidden as i64],
-        (Kind::Double, Device::Cpu),
-    )?;
-    editor.norm_inputs(&mut |_, _, z_ne| {
+fn covariance(editor: &StudentEditor) -> Result<Tensor> {
+    let mut sums = editor.sum_over_norms(&mut |_, role, z_ne| {
         let square_ee = z_ne.f_transpose(0, 1)?.f_matmul(z_ne)?;
-        sum_ee = sum_ee.f_add(
-            &square_ee
-                .f_to_device(Device::Cpu)?
-                .f_to_kind(Kind::Double)?,
-        )?;
-        Ok(())
+        Ok(is_on_stream(role).then_some(((), vec![square_ee])))
     })?;
-    Ok(sum_ee)
+    let sum_ee = sums.remove(&()).and_then(|mut sums| sums.pop());
+    let message = "rotation: no norm of this model stands on its residual stream";
+    sum_ee.ok_or_else(|| Error::Recipe(message.into()))
+}
+
+fn is_on_stream(role: Role) -> bool {
+    [Role::INPUT_NORM, Role::FINAL_NORM].contains(&role)
 }
 
 /// Eigenvectors as columns, by descending eigenvalue.
@@ -101,16 +98,23 @@ fn spread(basis_ee: &Tensor, n_kept: i64, seed: u64) -> Result<Tensor> {
 
 /// c of every norm.
 fn gains(editor: &StudentEditor, n_kept: i64) -> Result<BTreeMap<(At, Role), f64>> {
-    let mut sums: BTreeMap<(At, Role), (f64, usize)> = BTreeMap::new();
-    editor.norm_inputs(&mut |at, role, z_ne| {
-        let kept = z_ne.f_narrow(1, 0, n_kept)?.f_square()?;
-        let (sum, n_values) = sums.entry((at, role)).or_default();
-        *sum += kept.f_sum(Kind::Double)?.f_double_value(&[])?;
-        *n_values += kept.numel();
-        Ok(())
+    let sums = editor.sum_over_norms(&mut |at, role, z_ne| {
+        let kept = z_ne
+            .f_narrow(1, 0, n_kept.min(z_ne.size2()?.1))?
+            .f_square()?;
+        let numbers = [
+            f64::try_from(kept.f_sum(Kind::Double)?)?,
+            kept.numel() as f64,
+        ];
+        let shown = vec![Tensor::f_from_slice(&numbers)?];
+        Ok(is_on_stream(role).then_some(((at, role), shown)))
     })?;
-    Ok(sums
-        .into_iter()
-        .map(|(norm, (sum, n_values))| (norm, (sum / n_values.max(1) as f64).sqrt()))
-        .collect())
+    let mut gains = BTreeMap::new();
+    for (norm, sums) in sums {
+        for sum in sums {
+            let (square, n_values) = (sum.f_double_value(&[0])?, sum.f_double_value(&[1])?);
+            gains.insert(norm, (square / n_values.max(1.0)).sqrt());
+        }
+    }
+    Ok(gains)
 }

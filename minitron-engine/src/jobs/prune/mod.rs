@@ -18,15 +18,18 @@ use crate::jobs::card::{Before, Card, facts, name_of};
 use crate::jobs::clients;
 use crate::jobs::context::Context;
 use crate::jobs::identity::identity_of;
+use crate::jobs::score::scores_path;
 use crate::jobs::written::Written;
 use crate::memory::{mib, peak_bytes};
 use minitron_core::checkpoint::{Identity, TensorSource, WriteOptions};
+use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::output::{OutputDir, OutputLock, write_atomic};
 use minitron_core::plan::{Bytes, Explained, Plan};
 use minitron_core::prune::{ModuleChanges, Student};
 use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{ModelFolder, ModelSpec, Sizes};
+use minitron_core::windows::Windows;
 
 /// Beyond the steps that any axis has; each scores the text anew.
 const MAX_ROUNDS: usize = 1000;
@@ -100,20 +103,22 @@ pub fn prune(
     dry_run: bool,
 ) -> Result<Value> {
     options.check()?;
-    if !dry_run {
-        OutputDir::refuse_existing(out, context.force)?;
-    }
+    let (ranks, place) = (context.ranks, (!dry_run).then_some(out));
+    ranks.first(|| place.map_or(Ok(()), |out| OutputDir::refuse_existing(out, context.force)))?;
     let folder = context.open(&options.model)?;
-    let _claim = if dry_run {
-        None
-    } else {
-        Some(claim(options, &folder, out)?)
-    };
+    let mut _claim = None;
+    ranks.first(|| {
+        _claim = place.map(|out| claim(options, &folder, out)).transpose()?;
+        Ok(())
+    })?;
     let reconstruction = &options.reconstruction;
     reconstruction.build(context)?;
-    let (is_scored, place) = (options.rounds > 1, (!dry_run).then_some(out));
-    let windows = reconstruction.windows(context, &folder, is_scored, place)?;
+    let windows = reconstruction.windows(context, &folder, options.rounds > 1, place)?;
     let own = identity_of(&folder)?;
+    ranks.same(
+        "pruning",
+        &identity(context, options, &own, windows.as_ref())?,
+    )?;
     let Decision {
         plan,
         rankings,
@@ -123,7 +128,7 @@ pub fn prune(
     look_ahead(context, &folder, &plan)?;
     let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
     let ranked = (plan, rankings.as_ref());
-    let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref())?;
+    let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref(), &ranks)?;
     let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
     let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
     let mut report = report_of(spec, &editor);
@@ -133,24 +138,53 @@ pub fn prune(
         report["explained"] = json!(explained);
         return Ok(report);
     }
-    let output = OutputDir::create(out, context.force)?;
-    let written = Written {
-        config: editor.config(),
-        spec: editor.spec(),
-        tensors: &editor.student()?,
-        from: dir,
-        modules: &modules,
-        card: &options.card(context, &folder)?,
-        before: Some(&Before::of(spec)),
-        measured: &[],
-        options: writing,
-    };
-    written.write(output.path())?;
-    let path = output.path().join("plan.json");
-    write_plan(&path, (plan, &own), &explained, &report)?;
-    output.commit()?;
+    ranks.first(|| {
+        let output = OutputDir::create(out, context.force)?;
+        let written = Written {
+            config: editor.config(),
+            spec: editor.spec(),
+            tensors: &editor.student()?,
+            from: dir,
+            modules: &modules,
+            card: &options.card(context, &folder)?,
+            before: Some(&Before::of(spec)),
+            measured: &[],
+            options: writing,
+        };
+        written.write(output.path())?;
+        let path = output.path().join("plan.json");
+        write_plan(&path, (plan, &own), &explained, &report)?;
+        output.commit()
+    })?;
     report["out"] = json!(out);
     Ok(report)
+}
+
+/// All that decides the student, wherever the files lie.
+fn identity(
+    context: &Context,
+    options: &PruneOptions,
+    own: &Identity,
+    windows: Option<&Windows>,
+) -> Result<Value> {
+    if !context.ranks.has_others() {
+        return Ok(Value::Null);
+    }
+    let mut settings = serde_json::to_value(options).unwrap_or_default();
+    for place in ["model", "scores", "plan", "data"] {
+        settings[place] = Value::Null;
+    }
+    let scores = options.scores.as_deref().map(scores_path).transpose()?;
+    let files = scores.as_deref().into_iter().chain(options.plan.as_deref());
+    let digests: Vec<String> = files.map(digest::of_file).collect::<Result<_>>()?;
+    Ok(json!({
+        "model": own.to_metadata(),
+        "data": windows.map(Windows::digest),
+        "scores and plan": digests,
+        "settings": settings,
+        "dtype": format!("{:?}", context.kind),
+        "seed": context.seed,
+    }))
 }
 
 /// Takes the output for this process, where it holds nothing that is read.

@@ -190,6 +190,7 @@ impl Rounds<'_> {
         let mut inputs = self
             .context
             .score_inputs(source, pruned, &tokenizer, self.windows);
+        inputs.ranks = self.context.ranks;
         inputs.batch_size = self.options.reconstruction.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
         let scores = score::score(&inputs, metrics(self.context, &self.options.metrics)?)?;

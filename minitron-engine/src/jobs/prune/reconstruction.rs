@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::data::{DataSpec, TextOptions, files_of};
 use crate::jobs::context::{Context, at_least_1, seq_len_or_default};
-use minitron_core::calibrate::Calibration;
+use minitron_core::calibrate::{Calibration, World};
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
 use minitron_core::model::LoadOptions;
@@ -103,6 +103,7 @@ impl ReconstructOptions {
         folder: &'a ModelFolder,
         (plan, rankings): (Plan, Option<&'a Rankings>),
         windows: Option<&'a Windows>,
+        world: &'a dyn World,
     ) -> Result<StudentEditor<'a>> {
         let inputs = ReconstructInputs {
             source: &folder.checkpoint.tensors,
@@ -112,6 +113,7 @@ impl ReconstructOptions {
                 windows,
                 task: None,
                 batch_size: self.batch_size,
+                world,
                 progress: context.progress,
             }),
             options: LoadOptions {

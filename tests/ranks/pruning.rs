@@ -1,0 +1,45 @@
+use minitron::Workspace;
+
+use super::succeeds;
+
+const TEXT: &str = "--data text.txt --samples 11 --seq-len 16 --batch-size 3";
+
+fn with_scores() -> Workspace {
+    let workspace = Workspace::with_teacher_and_student();
+    let score = "score teacher --data text.txt --samples 8 --seq-len 16 --out scores.safetensors";
+    succeeds(&workspace, 1, score);
+    workspace
+}
+
+#[test]
+fn ranks_reconstruct_to_the_bytes_of_one_process() {
+    let workspace = with_scores();
+    for heal in [
+        "--heal rotation --heal least_squares",
+        "--heal norm_rescale --heal least_squares:ridge=0.01",
+        "--heal least_squares:target=own --rounds 2",
+    ] {
+        let command = format!(
+            "prune teacher --scores scores.safetensors --hidden 24 --mlp 24 {TEXT} {heal} --force"
+        );
+        succeeds(&workspace, 1, &format!("{command} --out 1"));
+        let one = workspace.bytes("1/model.safetensors");
+        for n in [2, 3] {
+            succeeds(&workspace, n, &format!("{command} --out {n}"));
+            assert!(
+                workspace.bytes(&format!("{n}/model.safetensors")) == one,
+                "{heal}: {n} ranks"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rank_without_a_batch_takes_part_in_a_reconstruction() {
+    let workspace = with_scores();
+    let command = "prune teacher --scores scores.safetensors --mlp 24 --heal least_squares \
+                   --data text.txt --samples 2 --seq-len 16";
+    succeeds(&workspace, 1, &format!("{command} --out 1"));
+    succeeds(&workspace, 3, &format!("{command} --out 3"));
+    assert!(workspace.bytes("1/model.safetensors") == workspace.bytes("3/model.safetensors"));
+}
