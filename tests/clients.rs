@@ -954,7 +954,7 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
             plan: Some(exported.at("plan.json")),
             ..PruneOptions::default()
         };
-        options.reconstruction.heal = vec![reconstruct.parse().unwrap()];
+        options.reconstruction.reconstruct = vec![reconstruct.parse().unwrap()];
         options.reconstruction.data = vec![
             exported
                 .at("text.txt")

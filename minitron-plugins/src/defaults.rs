@@ -21,6 +21,10 @@ impl Defaults for BuiltIn {
         ]
     }
 
+    fn reconstructions(&self) -> Vec<PluginSpec> {
+        vec![PluginSpec::bare("auto")]
+    }
+
     fn distillation_losses(&self) -> Vec<PluginSpec> {
         vec![PluginSpec::bare("forward_kl")]
     }

@@ -99,7 +99,7 @@ impl Jobs {
             mlp: Some(mlp),
             by: [(String::new(), "activation".to_owned())].into(),
             reconstruction: ReconstructOptions {
-                heal: reconstruct.iter().map(|h| h.parse().unwrap()).collect(),
+                reconstruct: reconstruct.iter().map(|h| h.parse().unwrap()).collect(),
                 data: vec![self.path("text.txt").parse().unwrap()],
                 samples: 4,
                 seq_len: Some(16),

@@ -1,8 +1,8 @@
 //! What reconstructions do to a student, and what they may not do.
 
 use minitron::{
-    axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_gpt2,
-    tiny_llama, with_context,
+    axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_bert,
+    tiny_gpt2, tiny_llama, tiny_nemotron, tiny_neox, with_context,
 };
 use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
@@ -273,6 +273,7 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
             if first.is_none() && stats.projections.is_writer {
                 first = Some(Moments {
                     xx_cc: stats.all.xx_cc.copy(),
+                    x_sum_c: stats.all.x_sum_c.copy(),
                     rx_ec: stats.all.rx_ec.copy(),
                     r_sum_e: stats.all.r_sum_e.copy(),
                     ..stats.all
@@ -412,42 +413,112 @@ fn llama(tied: bool) -> Value {
     config
 }
 
+/// A random orthogonal matrix [32, 32]; with `keeps_mean`, one that leaves the direction in which
+/// all channels are equal.
+fn some_basis(keeps_mean: bool) -> Tensor {
+    let mut random = SplitMix::new(36);
+    let mut draw = |n: i64| {
+        let values: Vec<f64> = (0..n * n).map(|_| random.unit() - 0.5).collect();
+        Tensor::from_slice(&values).view([n, n])
+    };
+    let orthogonal = |x: &Tensor| Tensor::linalg_qr(x, "reduced").0;
+    if !keeps_mean {
+        return orthogonal(&draw(32));
+    }
+    let with_mean = draw(32);
+    let _ = with_mean.narrow(1, 0, 1).fill_(1.0);
+    let axes = orthogonal(&with_mean);
+    let one = Tensor::ones([1, 1], (Kind::Double, Device::Cpu));
+    let turn = Tensor::block_diag(&[one, orthogonal(&draw(31))]);
+    axes.matmul(&turn).matmul(&axes.transpose(0, 1))
+}
+
 #[test]
 fn a_turned_stream_leaves_the_logits_equal() {
-    for tied in [false, true] {
-        let ward = Ward::of(&llama(tied), &[]);
+    let of_layer_norms = [tiny_gpt2(), tiny_nemotron(), tiny_neox()];
+    let models = [llama(false), llama(true)]
+        .into_iter()
+        .chain(of_layer_norms);
+    for config in models {
+        let ward = Ward::of(&config, &[]);
+        let family = ward.model.family();
         let ids_bt = some_ids(2, 12, 61, 35).unwrap();
         let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
-        let values: Vec<f64> = {
-            let mut random = SplitMix::new(36);
-            (0..32 * 32).map(|_| random.unit() - 0.5).collect()
-        };
-        let (basis_ee, _) =
-            Tensor::linalg_qr(&Tensor::from_slice(&values).view([32, 32]), "reduced");
         let mut editor = ward.editor();
-        editor.rotate_residual(&basis_ee).unwrap();
+        let basis_ee = some_basis(editor.is_centred());
+        editor.rotate_residual(&basis_ee, true).unwrap();
+        // As a student of all channels, and as the teacher that reconstructions look at.
+        let student = logits(&editor, &ids_bt);
+        let turned = load(editor.teacher(), editor.teacher_spec()).unwrap();
+        for found in [student, forward(&turned, &ids_bt).unwrap()] {
+            let difference = relative(&found, &teacher);
+            assert!(difference < 1e-4, "{family}: {difference:e}");
+        }
+        assert!(!editor.spec().options.tied, "{family}");
+    }
+}
+
+/// A final gain that is the same at all channels is all that tied embeddings need.
+#[test]
+fn a_turned_stream_keeps_embeddings_tied_and_the_logits_of_an_even_gain() {
+    for config in [llama(true), tiny_gpt2()] {
+        let mut model = Model::new(&config, 30).unwrap();
+        let mut source = MemorySource::default();
+        for param in &model.spec.params {
+            let tensor = model.source.read(&param.name()).unwrap();
+            let is_last = param.role == Role::FINAL_NORM;
+            let even = match param.kind {
+                ParamKind::Weight => tensor.full_like(1.5),
+                // A table without its mean has nothing to say of what all channels get alike.
+                ParamKind::Bias => &tensor - tensor.mean(Kind::Float),
+            };
+            let stored = if is_last { &even } else { &tensor };
+            source.insert(&param.name(), stored).unwrap();
+        }
+        model.source = source;
+        let ward = Ward::new(model, &[]);
+        let family = ward.model.family();
+        let ids_bt = some_ids(2, 12, 61, 35).unwrap();
+        let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
+        let mut editor = ward.editor();
+        let basis_ee = some_basis(editor.is_centred());
+        editor.rotate_residual(&basis_ee, false).unwrap();
         let difference = relative(&logits(&editor, &ids_bt), &teacher);
-        assert!(difference < 1e-4, "tied {tied}: {difference:e}");
-        assert_eq!(
-            editor.config().get("tie_word_embeddings"),
-            Some(&false.into())
-        );
+        assert!(difference < 1e-3, "{family}: {difference:e}");
+        assert!(editor.spec().options.tied, "{family}");
     }
 }
 
 #[test]
+fn a_basis_in_which_layer_norms_would_take_another_mean_out_is_refused() {
+    let ward = Ward::of(&tiny_gpt2(), &[("hidden", 24)]);
+    let refused = ward.editor().rotate_residual(&some_basis(true), true);
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("the mean that layer norms take out")
+    );
+}
+
+#[test]
 fn components_lose_less_of_the_stream_than_channels() {
-    for tied in [false, true] {
-        let ward = Ward::of(&llama(tied), &[("hidden", 24)]);
-        let turned = ward.treated(&["rotation"]).unwrap();
+    let of_layer_norms = [tiny_gpt2(), tiny_nemotron(), tiny_neox()];
+    let models = [llama(false), llama(true)]
+        .into_iter()
+        .chain(of_layer_norms);
+    for (rotation, config) in ["rotation", "rotation:untie=true", "rotation:spread=true"]
+        .into_iter()
+        .flat_map(|rotation| models.clone().map(move |config| (rotation, config)))
+    {
+        let ward = Ward::of(&config, &[("hidden", 24)]);
+        let tied = format!("{}, {rotation}", ward.model.family());
+        let turned = ward.treated(&[rotation]).unwrap();
         assert_eq!(turned.kept(HIDDEN), (0..24).collect::<Vec<_>>());
         let (channels, components) = (distance(&ward, &ward.editor()), distance(&ward, &turned));
-        assert!(
-            components < channels,
-            "tied {tied}: {channels} to {components}"
-        );
-        let refitted = ward.treated(&["rotation", "least_squares"]).unwrap();
-        assert!(distance(&ward, &refitted) < components, "tied {tied}");
+        assert!(components < channels, "{tied}: {channels} to {components}");
+        let refitted = ward.treated(&[rotation, "least_squares"]).unwrap();
+        assert!(distance(&ward, &refitted) < components, "{tied}");
         let reconstructed: Vec<String> = refitted
             .reconstructed()
             .iter()
@@ -463,9 +534,9 @@ fn components_lose_less_of_the_stream_than_channels() {
 
 #[test]
 fn a_reconstruction_says_what_it_lacks() {
-    let (llama, gpt2) = (
+    let (llama, bert) = (
         Ward::of(&tiny_llama(), &HALVED),
-        Ward::of(&tiny_gpt2(), &HALVED),
+        Ward::of(&tiny_bert(), &HALVED),
     );
     for (ward, reconstructions, says) in [
         (
@@ -480,7 +551,11 @@ fn a_reconstruction_says_what_it_lacks() {
         ),
         (&llama, &["least_squares", "rotation"], "name it first"),
         (&llama, &["rotation", "rotation"], "name it first"),
-        (&gpt2, &["rotation"], "`gpt2` has layer norms"),
+        (
+            &bert,
+            &["rotation"],
+            "`bert` has layer norms after its sums",
+        ),
     ] {
         let error = ward.treated(reconstructions).err().unwrap();
         assert!(
@@ -552,7 +627,7 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
         model: teacher.display().to_string(),
         plan: Some(plan),
         reconstruction: ReconstructOptions {
-            heal: vec![
+            reconstruct: vec![
                 PluginSpec::bare("rotation"),
                 "least_squares:ridge=0.01".parse().unwrap(),
             ],
@@ -570,7 +645,7 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
         )
     });
     let folder = ModelFolder::open(&out, &registry()).unwrap();
-    assert!(!folder.spec.options.tied && folder.unknown_tensors.is_empty());
+    assert!(folder.spec.options.tied && folder.unknown_tensors.is_empty());
     assert_eq!(planned["n_params"], folder.spec.n_params());
     assert_eq!(written["n_params"], folder.spec.n_params());
     let saved: Value =
@@ -585,7 +660,9 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
     );
     let card = std::fs::read_to_string(out.join("README.md")).unwrap();
     assert!(
-        card.contains("| heal | rotation, least_squares:ridge=0.01"),
+        card.contains(
+            "| reconstruct | rotation:spread=false,untie=false, least_squares:ridge=0.01"
+        ),
         "{card}"
     );
 }

@@ -74,7 +74,7 @@ impl NormLayer {
     /// As tensor operations do.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (shape, eps) = (self.gain_e.size(), self.of.eps);
-        Ok(match self.of.kind {
+        let normed = match self.of.kind {
             NormKind::Rms => x.f_rms_norm(&shape, Some(&self.gain_e), eps)?,
             // 1 + w would lose w's last digits in half precision.
             NormKind::Rms1p => {
@@ -90,12 +90,24 @@ impl NormLayer {
                     .f_to_kind(kind)?
             }
             NormKind::Layer => {
-                x.f_layer_norm(&shape, Some(&self.gain_e), self.bias_e.as_ref(), eps, true)?
+                return Ok(x.f_layer_norm(
+                    &shape,
+                    Some(&self.gain_e),
+                    self.bias_e.as_ref(),
+                    eps,
+                    true,
+                )?);
             }
             NormKind::Layer1p => {
                 let gain_e = self.gain_e.f_add_scalar(1.0)?;
-                x.f_layer_norm(&shape, Some(&gain_e), self.bias_e.as_ref(), eps, true)?
+                let bias_e = self.bias_e.as_ref();
+                return Ok(x.f_layer_norm(&shape, Some(&gain_e), bias_e, eps, true)?);
             }
+        };
+        // No family has one; a layer norm whose stream was turned does.
+        Ok(match &self.bias_e {
+            Some(bias_e) => normed.f_add(bias_e)?,
+            None => normed,
         })
     }
 }

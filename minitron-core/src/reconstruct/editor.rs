@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use super::rotated::{RotatedView, check_orthogonal, check_turns, untied};
+use super::projections::Fit;
+use super::rotated::{RotatedView, has_layer_norms};
+use super::turning::{check_basis, check_turns, running, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
 use crate::checkpoint::{Config, TensorSource};
@@ -37,9 +39,9 @@ pub struct ReconstructInputs<'a> {
 /// A student under reconstruction: weights are read by role, and replaced without changing any
 /// source.
 pub struct StudentEditor<'a> {
-    inputs: ReconstructInputs<'a>,
+    pub(super) inputs: ReconstructInputs<'a>,
     plan: Plan,
-    rotation: Option<ResidualRotation<'a>>,
+    pub(super) rotation: Option<ResidualRotation<'a>>,
     config: Config,
     spec: ModelSpec,
     /// By the student's names, as they are stored.
@@ -51,14 +53,19 @@ pub struct StudentEditor<'a> {
     /// What was compensated, in words.
     pub(super) compensated: Vec<&'static str>,
     pub(super) reconstructed: Vec<PluginSpec>,
+    fits: Vec<Fit>,
     /// Tag of the reconstruction under way.
     pub(super) tag: String,
 }
 
 /// The teacher in another basis.
-struct ResidualRotation<'a> {
+pub(super) struct ResidualRotation<'a> {
     view: RotatedView<'a>,
+    pub basis_ee: Tensor,
+    /// As it runs.
     spec: ModelSpec,
+    /// As the student is pruned from it.
+    pruned: ModelSpec,
     /// Tag of the reconstruction that chose it.
     tag: String,
 }
@@ -86,6 +93,7 @@ impl<'a> StudentEditor<'a> {
             assumed: BTreeMap::new(),
             compensated: Vec::new(),
             reconstructed: Vec::new(),
+            fits: Vec::new(),
             tag: String::new(),
         };
         if inputs.compensates {
@@ -125,6 +133,16 @@ impl<'a> StudentEditor<'a> {
         &self.reconstructed
     }
 
+    /// What was left of what projections lacked, in the order in which they were fitted.
+    pub fn fits(&self) -> &[Fit] {
+        &self.fits
+    }
+
+    /// Notes what was left of what projections lacked.
+    pub fn note_fit(&mut self, fit: Fit) {
+        self.fits.push(fit);
+    }
+
     /// Tag of the reconstruction that turned the residual stream, where one did: hidden indices of
     /// the plan are components then.
     pub fn hidden_basis(&self) -> Option<&str> {
@@ -155,9 +173,16 @@ impl<'a> StudentEditor<'a> {
             .map_or(self.inputs.spec, |rotation| &rotation.spec)
     }
 
+    /// The description of the teacher's tensors that the student is pruned from: tied where it is.
+    pub(super) fn pruned_spec(&self) -> &ModelSpec {
+        self.rotation
+            .as_ref()
+            .map_or(self.inputs.spec, |rotation| &rotation.pruned)
+    }
+
     /// The student's tensors as reconstructed so far.
     pub fn student(&self) -> Result<ReconstructedView<'_>> {
-        let pruned = PrunedView::new(self.teacher(), self.teacher_spec(), &self.plan)?;
+        let pruned = PrunedView::new(self.teacher(), self.pruned_spec(), &self.plan)?;
         let changes = self
             .changes
             .iter()
@@ -249,28 +274,47 @@ impl<'a> StudentEditor<'a> {
         )))
     }
 
+    /// Whether a turned stream has no mean over channels: layer norms read it.
+    pub fn is_centred(&self) -> bool {
+        has_layer_norms(self.inputs.spec)
+    }
+
     /// Turns the teacher's residual stream into the basis whose vectors are the columns of Q [E,
     /// E], most important first; the student keeps as many of the first as the plan keeps channels.
-    pub fn rotate_residual(&mut self, basis_ee: &Tensor) -> Result<()> {
+    /// Where layer norms read the stream, the kept vectors add up to the mean over all channels:
+    /// Q[:, ..K]·1 / √K = 1 / √E.
+    ///
+    /// Tied embeddings stay tied unless `unties`: the token table then serves as the head behind
+    /// the final gain that fits best, as [`TiedHead`](super::TiedHead) says.
+    ///
+    /// # Errors
+    /// As [`StudentEditor::check_rebase`].
+    pub fn rotate_residual(&mut self, basis_ee: &Tensor, unties: bool) -> Result<()> {
         self.check_rebase()?;
-        check_orthogonal(basis_ee, self.inputs.spec.size(HIDDEN))?;
-        let (_, spec) = untied(self.inputs.source, self.inputs.spec)?;
-        let view = RotatedView::new(self.inputs.source, self.inputs.spec, &spec, basis_ee)?;
+        let (source, spec) = (self.inputs.source, self.inputs.spec);
+        check_basis(basis_ee, spec, self.spec.size(HIDDEN))?;
+        let running = running(source, spec)?;
+        let view = RotatedView::new(source, spec, &running, basis_ee)?;
         let mut plan = self.plan.clone();
         if let Some(kept) = plan.kept.get_mut(HIDDEN) {
             *kept = (0..kept.len()).collect();
         }
-        let Student {
-            config,
-            spec: student,
-            ..
-        } = Student::new(&view, &spec, &plan)?;
-        (self.plan, self.config, self.spec) = (plan, config, student);
+        let pruned = match unties {
+            true => untied(source, spec)?,
+            false => spec.clone(),
+        };
+        let student = Student::new(&view, &pruned, &plan)?;
+        (self.plan, self.config, self.spec) = (plan, student.config, student.spec);
         self.rotation = Some(ResidualRotation {
             view,
-            spec,
+            basis_ee: basis_ee.shallow_clone(),
+            spec: running,
+            pruned,
             tag: self.tag.clone(),
         });
+        if let Some(head) = self.tied_head()? {
+            head.start(self)?;
+        }
         Ok(())
     }
 

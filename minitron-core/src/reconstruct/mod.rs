@@ -21,13 +21,16 @@ mod reconstruction;
 mod rotated;
 mod stream_state;
 mod streams;
+mod tied_head;
+mod turning;
 mod view;
 mod weights;
 
 pub use editor::{ReconstructInputs, StudentEditor};
 pub use norm_inputs::{Look, NormSums};
-pub use projections::{HELD_OUT, Moments, ProjectionSet, ProjectionStats};
+pub use projections::{Fit, HELD_OUT, Moments, ProjectionSet, ProjectionStats};
 pub use reconstruction::Reconstruction;
 pub use rotated::RotatedView;
 pub use streams::{Reference, Sweep};
+pub use tied_head::TiedHead;
 pub use view::ReconstructedView;

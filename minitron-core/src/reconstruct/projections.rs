@@ -35,6 +35,19 @@ pub struct ProjectionStats {
     pub scale: f64,
 }
 
+/// What a reconstruction left of what projections lacked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// Which projections.
+    pub projections: ProjectionSet,
+    /// ‖R‖² a token before.
+    pub before: f64,
+    /// The same after: on tokens that were held out, where some were.
+    pub after: f64,
+    /// The ridge that was taken; none where the projections stayed as they are.
+    pub ridge: Option<f64>,
+}
+
 /// Of so many batches one is held out.
 pub const HELD_OUT: usize = 4;
 
@@ -45,6 +58,8 @@ pub struct Moments {
     pub xx_cc: Tensor,
     /// RᵀX.
     pub rx_ec: Tensor,
+    /// Sum of X over tokens.
+    pub x_sum_c: Tensor,
     /// Sum of R over tokens.
     pub r_sum_e: Tensor,
     /// ‖R‖².
@@ -59,6 +74,7 @@ impl Moments {
         Ok(Moments {
             xx_cc: Tensor::f_zeros([1], options)?,
             rx_ec: Tensor::f_zeros([1], options)?,
+            x_sum_c: Tensor::f_zeros([1], options)?,
             r_sum_e: Tensor::f_zeros([1], options)?,
             r_squared: 0.0,
             n_tokens: 0,
@@ -66,11 +82,12 @@ impl Moments {
     }
 
     fn add(&mut self, of_batch: &[Tensor]) -> Result<()> {
-        let [xx_cc, rx_ec, r_sum_e, numbers] = of_batch else {
+        let [xx_cc, rx_ec, x_sum_c, r_sum_e, numbers] = of_batch else {
             return Err(Error::Internal("a batch without its moments".into()));
         };
         self.xx_cc = self.xx_cc.f_add(&exact(xx_cc)?)?;
         self.rx_ec = self.rx_ec.f_add(&exact(rx_ec)?)?;
+        self.x_sum_c = self.x_sum_c.f_add(&exact(x_sum_c)?)?;
         self.r_sum_e = self.r_sum_e.f_add(&exact(r_sum_e)?)?;
         self.r_squared += numbers.f_double_value(&[0])?;
         self.n_tokens += numbers.f_double_value(&[1])? as usize;
@@ -89,6 +106,7 @@ impl Moments {
         Ok(Moments {
             xx_cc: self.xx_cc.f_sub(&some.xx_cc)?,
             rx_ec: self.rx_ec.f_sub(&some.rx_ec)?,
+            x_sum_c: self.x_sum_c.f_sub(&some.x_sum_c)?,
             r_sum_e: self.r_sum_e.f_sub(&some.r_sum_e)?,
             r_squared: self.r_squared - some.r_squared,
             n_tokens: self.n_tokens.saturating_sub(some.n_tokens),
@@ -125,6 +143,7 @@ pub(super) fn moments(x: &Tensor, r: &Tensor) -> Result<Vec<Tensor>> {
     Ok(vec![
         x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?,
         r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?,
+        x_nc.f_sum_dim_intlist(0i64, false, Kind::Double)?,
         r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?,
         Tensor::f_from_slice(&numbers)?,
     ])

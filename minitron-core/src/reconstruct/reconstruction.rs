@@ -11,6 +11,11 @@ use crate::plugin_spec::PluginSpec;
 /// framework checks.
 #[typetag::serde(tag = "type")]
 pub trait Reconstruction: Debug + Send + Sync {
+    /// Whether it looks at calibration text.
+    fn needs_text(&self) -> bool {
+        true
+    }
+
     /// Reads the student, its teacher and, where it needs any, calibration text from the editor,
     /// and replaces weights.
     ///
@@ -29,13 +34,18 @@ impl StudentEditor<'_> {
             .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
         let spec: PluginSpec = serde_json::from_value(value)
             .map_err(|e| Error::Internal(format!("a reconstruction's parameters: {e}")))?;
+        let (before, n_before) = (self.tag.clone(), self.reconstructed.len());
         self.tag.clone_from(&spec.tag);
         let _span = tracing::info_span!("reconstruct", name = %spec.tag).entered();
         reconstruction.reconstruct(self)?;
         if self.is_whole() && !self.is_untouched() {
             return Err(self.broken("changed a student from which nothing was removed".into()));
         }
-        self.reconstructed.push(spec);
+        // One that is made of others is known by them.
+        if self.reconstructed.len() == n_before {
+            self.reconstructed.push(spec);
+        }
+        self.tag = before;
         Ok(())
     }
 }

@@ -5,14 +5,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::projections::exact;
-use crate::checkpoint::{Config, TensorInfo, TensorSource};
+use crate::checkpoint::{TensorInfo, TensorSource};
 use crate::error::{Error, Result};
-use crate::spec::{
-    At, CheckpointInfo, HIDDEN, ModelSpec, NormKind, Param, ParamKind, Part, Role, Side,
-};
+use crate::spec::{At, HIDDEN, ModelSpec, Param, ParamKind, Part, Role, Side};
 
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
 ///
@@ -21,11 +19,16 @@ use crate::spec::{
 /// readers   W·diag(g)·Q    norms                   gain 1, since x / rms(x) turns with x
 /// ```
 /// where g is the gain of the norm that a reader stands behind. Tied embeddings come apart: the
-/// final gain goes into the head. Follows SliceGPT (arXiv 2401.15024, section 3.2), with RMS norms
-/// in the model already.
+/// final gain goes into the head. Follows SliceGPT (arXiv 2401.15024, section 3.2).
+///
+/// A layer norm takes the mean over channels out first. That is done once, by what writes: tables
+/// and writers lose their mean over channels before they are turned, x has none any more, and its
+/// layer norms are RMS norms. What a norm adds, b, becomes (b / g)·Q.
 pub struct RotatedView<'a> {
     source: &'a dyn TensorSource,
     basis_ee: Tensor,
+    /// Whether tables and writers lose their mean.
+    is_centred: bool,
     entries: BTreeMap<String, RotatedEntry>,
     /// The tensor turned last, by name: each of its rows follows from all of the source's, and rows
     /// are asked for in pieces.
@@ -41,10 +44,14 @@ struct RotatedEntry {
 enum SideTurn {
     /// As it is.
     None,
-    /// Ones.
-    Gain,
-    /// Along this side, behind this gain.
-    Side(usize, Option<Tensor>),
+    /// As a gain of 1 is stored.
+    Gain(f64),
+    /// What a norm adds, behind its gain.
+    Shift(Tensor),
+    /// Along this side, by what reads the stream behind this gain.
+    Reader(usize, Option<Tensor>),
+    /// Along this side, by what writes to the stream.
+    Writer(usize),
 }
 
 impl<'a> RotatedView<'a> {
@@ -84,21 +91,34 @@ impl<'a> RotatedView<'a> {
         Ok(RotatedView {
             source,
             basis_ee: exact(basis_ee)?,
+            is_centred: has_layer_norms(spec),
             entries,
             last: RefCell::default(),
         })
     }
 
-    fn turned(&self, stored: &Tensor, side: usize, gain_e: Option<&Tensor>) -> Result<Tensor> {
+    fn turned(&self, stored: &Tensor, turn: &SideTurn) -> Result<Tensor> {
         let mut x = exact(stored)?;
-        if let Some(gain_e) = gain_e {
-            let gain = if side == 0 && x.dim() > 1 {
-                gain_e.f_unsqueeze(1)?
-            } else {
-                gain_e.shallow_clone()
-            };
-            x = x.f_mul(&gain)?;
-        }
+        let side = match turn {
+            SideTurn::None | SideTurn::Gain(_) => return Ok(stored.shallow_clone()),
+            SideTurn::Shift(gain_e) => {
+                x = shifted(&x, gain_e)?;
+                0
+            }
+            SideTurn::Reader(side, gain_e) => {
+                if let Some(gain_e) = gain_e {
+                    x = x.f_mul(&along(gain_e, *side, x.dim())?)?;
+                }
+                *side
+            }
+            SideTurn::Writer(side) => {
+                if self.is_centred {
+                    let over = [*side as i64];
+                    x = x.f_sub(&x.f_mean_dim(Some(over.as_slice()), true, Kind::Double)?)?;
+                }
+                *side
+            }
+        };
         let turned = if side == 0 {
             self.basis_ee.f_transpose(0, 1)?.f_matmul(&x)?
         } else {
@@ -106,6 +126,32 @@ impl<'a> RotatedView<'a> {
         };
         Ok(turned.f_to_kind(stored.f_kind()?)?.f_contiguous()?)
     }
+}
+
+/// A value for each place of a side.
+fn along(gain_e: &Tensor, side: usize, n_sides: usize) -> Result<Tensor> {
+    match side == 0 && n_sides > 1 {
+        true => Ok(gain_e.f_unsqueeze(1)?),
+        false => Ok(gain_e.shallow_clone()),
+    }
+}
+
+/// b / g, 0 where both are.
+fn shifted(bias_e: &Tensor, gain_e: &Tensor) -> Result<Tensor> {
+    let is_zero = gain_e.f_eq(0.0)?;
+    let lost = bias_e
+        .f_masked_select(&is_zero)?
+        .f_abs()?
+        .f_sum(Kind::Double)?;
+    if lost.f_double_value(&[])? > 0.0 {
+        return Err(Error::Recipe(
+            "a layer norm has a gain of 0 at a channel to which it adds something; such a stream \
+             cannot be turned: leave the rotation out"
+                .into(),
+        ));
+    }
+    let divisor_e = gain_e.f_masked_fill(&is_zero, 1.0)?;
+    Ok(bias_e.f_div(&divisor_e)?)
 }
 
 impl TensorSource for RotatedView<'_> {
@@ -124,16 +170,16 @@ impl TensorSource for RotatedView<'_> {
             .ok_or_else(|| Error::Internal(format!("no tensor `{name}` in the view")))?;
         match &entry.turn {
             SideTurn::None => self.source.read_rows(&entry.source_name, rows),
-            SideTurn::Gain => Ok(self
+            SideTurn::Gain(one) => Ok(self
                 .source
                 .read_rows(&entry.source_name, rows)?
-                .f_ones_like()?),
+                .f_full_like(*one)?),
             // Every row of the result follows from all rows of the source.
-            SideTurn::Side(0, gain_e) => {
+            SideTurn::Shift(_) | SideTurn::Reader(0, _) | SideTurn::Writer(0) => {
                 let mut last = self.last.borrow_mut();
                 let whole = match last.take() {
                     Some((of, whole)) if of == name => whole,
-                    _ => self.turned(&self.source.read(&entry.source_name)?, 0, gain_e.as_ref())?,
+                    _ => self.turned(&self.source.read(&entry.source_name)?, &entry.turn)?,
                 };
                 let found = whole
                     .f_narrow(0, rows.start as i64, rows.len() as i64)?
@@ -141,42 +187,58 @@ impl TensorSource for RotatedView<'_> {
                 *last = Some((name.to_owned(), whole));
                 Ok(found)
             }
-            SideTurn::Side(side, gain_e) => self.turned(
-                &self.source.read_rows(&entry.source_name, rows)?,
-                *side,
-                gain_e.as_ref(),
-            ),
+            turn => self.turned(&self.source.read_rows(&entry.source_name, rows)?, turn),
         }
     }
 }
 
 fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result<SideTurn> {
     if [Role::INPUT_NORM, Role::FINAL_NORM].contains(&param.role) {
-        return Ok(SideTurn::Gain);
+        let gain = spec.find(param.at, param.role, ParamKind::Weight);
+        let Some(gain) = gain else {
+            return Ok(SideTurn::None);
+        };
+        return Ok(match param.kind {
+            ParamKind::Weight => SideTurn::Gain(1.0 - stored_less(spec, gain)),
+            ParamKind::Bias => SideTurn::Shift(gain_of(source, spec, gain)?),
+        });
     }
     let Some(side) = param.sides.iter().position(is_stream) else {
         return Ok(SideTurn::None);
     };
-    let gain = match param.at {
-        At::Model if param.role == Role::HEAD => {
-            spec.find(At::Model, Role::FINAL_NORM, ParamKind::Weight)
-        }
+    let (is_reader, norm) = match param.at {
+        At::Model => (param.role == Role::HEAD, Role::FINAL_NORM),
         At::Sublayer { layer, sublayer } => {
             let part = spec
                 .layers
                 .get(layer)
                 .and_then(|layer| layer.0.get(sublayer));
-            let is_reader =
-                part.is_some_and(|part| part.mixer.ports().readers.contains(&param.role));
-            spec.find(param.at, Role::INPUT_NORM, ParamKind::Weight)
-                .filter(|_| is_reader)
+            let readers = part.map(|part| part.mixer.ports().readers);
+            let is_reader = readers.is_some_and(|readers| readers.contains(&param.role));
+            (is_reader, Role::INPUT_NORM)
         }
-        At::Model => None,
     };
-    let gain_e = gain
-        .map(|gain| exact(&source.read(&gain.name())?))
-        .transpose()?;
-    Ok(SideTurn::Side(side, gain_e))
+    if !is_reader {
+        return Ok(SideTurn::Writer(side));
+    }
+    let gain = spec.find(param.at, norm, ParamKind::Weight);
+    let gain_e = gain.map(|gain| gain_of(source, spec, gain)).transpose()?;
+    Ok(SideTurn::Reader(side, gain_e))
+}
+
+/// What is taken off a gain before it is stored.
+fn stored_less(spec: &ModelSpec, gain: &Param) -> f64 {
+    let norm = spec.norm_of(gain);
+    match norm.is_some_and(|norm| norm.kind.stores_gain_less_one()) {
+        true => 1.0,
+        false => 0.0,
+    }
+}
+
+/// A norm's gain in f64.
+pub(super) fn gain_of(source: &dyn TensorSource, spec: &ModelSpec, gain: &Param) -> Result<Tensor> {
+    let stored_e = exact(&source.read(&gain.name())?)?;
+    Ok(stored_e.f_add_scalar(stored_less(spec, gain))?)
 }
 
 fn is_stream(side: &Side) -> bool {
@@ -185,84 +247,8 @@ fn is_stream(side: &Side) -> bool {
         .any(|part| matches!(part, Part::Units { dim, .. } if dim == HIDDEN))
 }
 
-/// Refuses families whose norms do not turn with the stream.
-pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
-    let Some(found) = fixed_norm(spec) else {
-        return Ok(());
-    };
-    Err(Error::Recipe(format!(
-        "the residual stream can be turned where RMS norms stand before each part, as in Llama; \
-         `{}` has {found}: leave the rotation out",
-        spec.architecture
-    )))
-}
-
-/// What holds the stream's channels in their place, where something does.
-fn fixed_norm(spec: &ModelSpec) -> Option<&'static str> {
-    let options = &spec.options;
-    if options.embedding.norm.is_some() && options.final_norm.is_none() {
-        return Some("layer norms after its sums");
-    }
-    for part in spec.layers.iter().flat_map(|layer| &layer.0) {
-        match (part.pre, part.post, part.after_sum) {
-            (Some(pre), None, None) if pre.kind == NormKind::Rms => {}
-            (_, _, Some(norm)) if norm.kind == NormKind::Rms => {
-                return Some("RMS norms after its sums");
-            }
-            (_, _, Some(_)) => return Some("layer norms after its sums"),
-            (_, Some(_), _) => return Some("norms on what each part adds"),
-            (None, ..) => return Some("parts without a norm before them"),
-            (Some(pre), ..) if pre.kind == NormKind::Rms1p => {
-                return Some("RMS norms that store their gain less one");
-            }
-            (Some(_), ..) => return Some("layer norms, which take the mean over channels out"),
-        }
-    }
-    match options.final_norm {
-        Some(norm) if norm.kind == NormKind::Rms => None,
-        _ => Some("no RMS norm after its last layer"),
-    }
-}
-
-/// The model's description with embeddings untied.
-pub(super) fn untied(source: &dyn TensorSource, spec: &ModelSpec) -> Result<(Config, ModelSpec)> {
-    let mut config = spec.config.clone();
-    if !spec.options.tied {
-        return Ok((config, spec.clone()));
-    }
-    config.set("tie_word_embeddings", false);
-    let described = spec.redescribed(&CheckpointInfo::of(&config, source))?;
-    if described.options.tied {
-        let message = format!(
-            "`{}` has no config with untied embeddings, which a rotation needs",
-            spec.architecture
-        );
-        return Err(Error::Recipe(message));
-    }
-    Ok((config, described))
-}
-
-/// QᵀQ = 1, within what f64 sums give.
-pub(super) fn check_orthogonal(basis_ee: &Tensor, n_hidden: usize) -> Result<()> {
-    let eye_ee = Tensor::f_eye(n_hidden as i64, (Kind::Double, Device::Cpu))?;
-    if basis_ee.size() != eye_ee.size() {
-        return Err(Error::Internal(format!(
-            "a basis of shape {:?} for {n_hidden} channels",
-            basis_ee.size()
-        )));
-    }
-    let basis_ee = exact(basis_ee)?;
-    let off = basis_ee
-        .f_transpose(0, 1)?
-        .f_matmul(&basis_ee)?
-        .f_sub(&eye_ee)?
-        .f_abs()?
-        .f_max()?
-        .f_double_value(&[])?;
-    if off < 1e-8 {
-        return Ok(());
-    }
-    Err(Error::Internal(format!(
-        "a basis that is orthonormal only within {off:e}"
-    )))
+/// Whether layer norms stand before its parts.
+pub(super) fn has_layer_norms(spec: &ModelSpec) -> bool {
+    let mut parts = spec.layers.iter().flat_map(|layer| &layer.0);
+    parts.any(|part| part.pre.is_some_and(|norm| !norm.kind.is_rms()))
 }

@@ -380,7 +380,7 @@ fn of_inputs(
 }
 
 /// The teacher's activations at the residual channels that the student kept.
-fn kept_channels(editor: &StudentEditor, x: &Tensor, side: i64) -> Result<Tensor> {
+pub(super) fn kept_channels(editor: &StudentEditor, x: &Tensor, side: i64) -> Result<Tensor> {
     let kept: Vec<i64> = editor
         .kept(HIDDEN)
         .iter()

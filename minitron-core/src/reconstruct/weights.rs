@@ -33,7 +33,7 @@ impl StudentEditor<'_> {
         let mut plan = self.plan().clone();
         plan.kept.remove(HIDDEN);
         laid_out(
-            &PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?,
+            &PrunedView::new(self.teacher(), self.pruned_spec(), &plan)?,
             self.param(at, role, kind)?,
         )
     }
@@ -91,22 +91,38 @@ impl StudentEditor<'_> {
         Ok(())
     }
 
+    /// Puts a norm's gain in the place of the student's, however it is stored.
+    ///
+    /// # Errors
+    /// As [`StudentEditor::replace`].
+    pub fn set_gain(&mut self, at: At, role: Role, gain_k: &Tensor) -> Result<()> {
+        let param = self.param(at, role, ParamKind::Weight)?;
+        let norm = self.spec().norm_of(param);
+        let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
+        let stored_k = gain_k.f_sub_scalar(if less_one { 1.0 } else { 0.0 })?;
+        self.replace(at, role, ParamKind::Weight, &stored_k)
+    }
+
+    /// A norm's gain in f64, however it is stored.
+    ///
+    /// # Errors
+    /// As [`StudentEditor::read`].
+    pub fn gain(&self, at: At, role: Role) -> Result<Tensor> {
+        let norm = self
+            .spec()
+            .norm_of(self.param(at, role, ParamKind::Weight)?);
+        let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
+        let stored_k = self.read(at, role, ParamKind::Weight)?;
+        Ok(stored_k.f_add_scalar(if less_one { 1.0 } else { 0.0 })?)
+    }
+
     /// Multiplies a norm's gain, however it is stored.
     ///
     /// # Errors
     /// As [`StudentEditor::replace`].
     pub fn scale_gain(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
-        let param = self.param(at, role, ParamKind::Weight)?;
-        let less_one = self
-            .spec()
-            .norm_of(param)
-            .is_some_and(|norm| norm.kind.stores_gain_less_one());
-        let offset = if less_one { 1.0 } else { 0.0 };
-        let gain = self
-            .read(at, role, ParamKind::Weight)?
-            .f_add_scalar(offset)?
-            .f_mul_scalar(factor)?;
-        self.replace(at, role, ParamKind::Weight, &gain.f_sub_scalar(offset)?)
+        let gain_k = self.gain(at, role)?.f_mul_scalar(factor)?;
+        self.set_gain(at, role, &gain_k)
     }
 
     /// Positions of a norm's gain that the student keeps, in the teacher's numbering.
@@ -130,7 +146,7 @@ impl StudentEditor<'_> {
     pub(super) fn wide_view(&self) -> Result<ReconstructedView<'_>> {
         let mut plan = self.plan().clone();
         plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
-        let wide = PrunedView::new(self.teacher(), self.teacher_spec(), &plan)?;
+        let wide = PrunedView::new(self.teacher(), self.pruned_spec(), &plan)?;
         let mut changes = BTreeMap::new();
         for (name, tensor) in &self.changes {
             let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();

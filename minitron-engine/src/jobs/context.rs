@@ -23,6 +23,8 @@ use minitron_core::windows::{Task, Tokenize, Windows};
 pub trait Defaults: std::fmt::Debug + Send + Sync {
     /// Metrics of a calibration pass.
     fn metrics(&self) -> Vec<PluginSpec>;
+    /// Reconstructions of a student where there is text.
+    fn reconstructions(&self) -> Vec<PluginSpec>;
     /// Losses of a distillation.
     fn distillation_losses(&self) -> Vec<PluginSpec>;
     /// Losses of training without a teacher.

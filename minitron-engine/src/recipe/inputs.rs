@@ -57,7 +57,7 @@ impl Inputs<'_, '_> {
                 self.model(&mut o.model)?;
                 self.scores(&mut o.scores)?;
                 self.place_cache(&mut o.teacher_options);
-                self.specs(&mut o.heal)?;
+                self.specs(&mut o.reconstruct)?;
                 self.texts(&mut o.training)?;
             }
             StageOptions::Generate(o) => self.model(&mut o.model)?,
@@ -76,7 +76,7 @@ impl Inputs<'_, '_> {
         }
         self.specs(&mut options.metrics)?;
         let reconstruction = &mut options.reconstruction;
-        self.specs(&mut reconstruction.heal)?;
+        self.specs(&mut reconstruction.reconstruct)?;
         self.data(&mut reconstruction.data, &reconstruction.text)
     }
 

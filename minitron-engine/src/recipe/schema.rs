@@ -265,7 +265,7 @@ mod tests {
             "metrics",
             "allocator",
             "axes",
-            "heal",
+            "reconstruct",
             "losses",
             "evaluators",
         ];

@@ -270,7 +270,7 @@ impl Field<'_> {
         for ((&idx, dir), (student, objective)) in group.iter().zip(&dirs).zip(models) {
             let entry = &record.candidates[idx];
             let kept = self.plan(entry)?.kept;
-            let what = json!([self.teaching.digest, kept, self.options.heal]);
+            let what = json!([self.teaching.digest, kept, self.options.reconstruct]);
             let identity = self.identity(&loader.borrow(), &digest::of_text(&what.to_string()))?;
             learners.push(Learner {
                 student,

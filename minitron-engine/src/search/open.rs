@@ -146,7 +146,7 @@ impl<'a> Field<'a> {
             self.identity(loader, "")?,
             self.context.seed,
             self.reconstruct_windows.as_ref().map(Windows::digest),
-            PluginSpec::digests(&self.options.heal)?,
+            PluginSpec::digests(&self.options.reconstruct)?,
         ]);
         Ok(SearchRecord {
             format: 1,

@@ -76,10 +76,12 @@ pub struct SearchOptions {
     /// Which metric decides, by kind of dim.
     #[arg(skip)]
     pub by: BTreeMap<String, String>,
-    /// A reconstruction of every candidate, `name:key=value`; several are applied in order.
-    #[arg(long)]
+    /// How every candidate is repaired in closed form: `auto`, or `name:key=value`, several in
+    /// their order [default: the plain cut]
+    #[arg(long, alias = "heal")]
+    #[serde(alias = "heal")]
     #[schemars(extend("plugins" = ["reconstruction"]))]
-    pub heal: Vec<PluginSpec>,
+    pub reconstruct: Vec<PluginSpec>,
     /// Windows of the training text that reconstructions look at.
     #[arg(long, default_value_t = Self::default().reconstruct_samples)]
     pub reconstruct_samples: usize,
@@ -116,7 +118,7 @@ impl Default for SearchOptions {
             keep_share: 0.5,
             axes: Vec::new(),
             by: BTreeMap::new(),
-            heal: Vec::new(),
+            reconstruct: Vec::new(),
             reconstruct_samples: 128,
             max_memory: None,
             teacher_options: TeacherOptions::default(),

@@ -53,8 +53,8 @@ pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSp
 pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
     let training = &options.training;
     ReconstructOptions {
-        heal: options.heal.clone(),
-        data: if options.heal.is_empty() {
+        reconstruct: options.reconstruct.clone(),
+        data: if options.reconstruct.is_empty() {
             Vec::new()
         } else {
             training.data.clone()

@@ -30,6 +30,10 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "head_merge")]
 impl Reconstruction for HeadMerge {
+    fn needs_text(&self) -> bool {
+        false
+    }
+
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         for layer_idx in 0..editor.n_layers() {
             let dim = dim_of_layer(HEADS, editor.source_layer(layer_idx));

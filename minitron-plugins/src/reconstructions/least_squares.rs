@@ -1,7 +1,7 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{Moments, ProjectionStats, Reference, StudentEditor, Sweep};
-use minitron_core::spec::{ParamKind, Role};
+use minitron_core::reconstruct::{Fit, Moments, ProjectionStats, Reference, StudentEditor, Sweep};
+use minitron_core::spec::{At, ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -28,7 +28,8 @@ use tch::{Device, Kind, Tensor};
 /// For projections that read the stream (queries, keys, values, gate, up, an untied head), X is
 /// their input on the student's stream, R what it lacks of the teacher's input Z [N, all channels],
 /// and with Δ solved likewise, W becomes W + W_teacher·Δ: the teacher's weight on the best linear
-/// guess of Z.
+/// guess of Z. A head that is the token table stays the table; of its norm the gain is refitted,
+/// and what it adds ([`TiedHead`](minitron_core::reconstruct::TiedHead)).
 ///
 /// The refit of output projections after structured pruning, here joint over the residual stream
 /// instead of per projection.
@@ -92,7 +93,17 @@ impl Reconstruction for LeastSquares {
             {
                 return Ok(());
             }
-            let Some(delta_ec) = self.solve(stats)? else {
+            if stats.projections.roles == [Role::HEAD]
+                && let Some(head) = editor.tied_head()?
+            {
+                return refit_tied(
+                    editor,
+                    &head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?,
+                );
+            }
+            let (fit, delta_ec) = self.solve(stats)?;
+            editor.note_fit(fit);
+            let Some(delta_ec) = delta_ec else {
                 return Ok(());
             };
             for &role in &stats.projections.roles {
@@ -104,6 +115,22 @@ impl Reconstruction for LeastSquares {
             Ok(())
         })
     }
+}
+
+/// The final norm of a head that is the token table: its gain, and what it adds.
+fn refit_tied(
+    editor: &mut StudentEditor,
+    (factor_k, added_k): &(Tensor, Option<Tensor>),
+) -> Result<()> {
+    let (at, role) = (At::Model, Role::FINAL_NORM);
+    let gain_k = editor.gain(at, role)?.f_mul(factor_k)?;
+    editor.set_gain(at, role, &gain_k)?;
+    if let Some(added_k) = added_k {
+        let bias_k = editor.read(at, role, ParamKind::Bias)?;
+        let bias_k = bias_k.f_mul(factor_k)?.f_add(added_k)?;
+        editor.replace(at, role, ParamKind::Bias, &bias_k)?;
+    }
+    Ok(())
 }
 
 fn refit(
@@ -124,29 +151,42 @@ fn refit(
 }
 
 impl LeastSquares {
-    /// ΔW [E, C]; `None` where it is zero, or helps nothing that it was not fitted to.
-    fn solve(&self, stats: &ProjectionStats) -> Result<Option<Tensor>> {
-        let ridge = match (self.ridge, &stats.held_out) {
-            (Some(ridge), _) => Some(ridge),
-            (None, Some(held_out)) => best_ridge(&stats.all.without(held_out)?, held_out)?,
-            (None, None) => Some(USUAL),
+    /// What the fit is worth, and ΔW [E, C]: none where it is zero, or helps nothing that it was
+    /// not fitted to.
+    fn solve(&self, stats: &ProjectionStats) -> Result<(Fit, Option<Tensor>)> {
+        let all = &stats.all;
+        let (judge, ridge, left) = match (self.ridge, &stats.held_out) {
+            (None, Some(held_out)) => {
+                let (ridge, left) = best_ridge(&all.without(held_out)?, held_out)?;
+                (held_out, ridge, left)
+            }
+            (ridge, _) => (all, Some(ridge.unwrap_or(USUAL)), all.r_squared),
         };
-        match ridge {
-            Some(ridge) => solved(&stats.all, ridge),
-            None => Ok(None),
-        }
+        let delta_ec = ridge.map(|ridge| solved(all, ridge)).transpose()?.flatten();
+        let left = match (&stats.held_out, &delta_ec) {
+            (None, Some(delta_ec)) => all.remaining(delta_ec)?,
+            _ => left,
+        };
+        let n_tokens = judge.n_tokens.max(1) as f64;
+        let fit = Fit {
+            projections: stats.projections.clone(),
+            before: judge.r_squared / n_tokens,
+            after: left / n_tokens,
+            ridge: ridge.filter(|_| delta_ec.is_some()),
+        };
+        Ok((fit, delta_ec))
     }
 }
 
 /// For texts too short to hold some of it out.
 const USUAL: f64 = 1e-3;
 
-/// The ridge that leaves least of what was not fitted to.
-fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<Option<f64>> {
+/// The ridge that leaves least of what was not fitted to, and how much.
+fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<(Option<f64>, f64)> {
     let (mut best, mut least) = (None, held_out.r_squared);
     for ridge in [1.0, 1e-1, 1e-2, 1e-3, 1e-4] {
         let Some(delta_ec) = solved(fitted_to, ridge)? else {
-            return Ok(None);
+            break;
         };
         let left = held_out.remaining(&delta_ec)?;
         // Less of it would be worse still.
@@ -157,7 +197,7 @@ fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<Option<f64>> {
             (best, least) = (Some(ridge), left);
         }
     }
-    Ok(best)
+    Ok((best, least))
 }
 
 fn solved(moments: &Moments, ridge: f64) -> Result<Option<Tensor>> {

@@ -1,8 +1,10 @@
 //! Closed-form repairs of a pruned model.
 
+mod auto;
 mod bias_compensation;
 mod head_merge;
 mod least_squares;
+mod none;
 mod norm_rescale;
 mod rotation;
 mod torchscript;

@@ -35,13 +35,20 @@ use minitron_core::windows::Windows;
 const MAX_ROUNDS: usize = 1000;
 
 impl PruneOptions {
-    fn card(&self, context: &Context, folder: &ModelFolder) -> Result<Card> {
+    fn card(
+        &self,
+        context: &Context,
+        folder: &ModelFolder,
+        editor: &StudentEditor,
+    ) -> Result<Card> {
         const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
-        let looks_at_text = match self.reconstruction.heal.is_empty() && self.rounds <= 1 {
-            true => "seed",
-            false => "rounds metrics heal data samples seq_len seed",
+        let is_told = self.reconstruction.looks_at_text(context)? || self.rounds > 1;
+        let looks_at_text = match is_told {
+            true => "rounds metrics reconstruct data samples seq_len seed",
+            false => "reconstruct seed",
         };
         let mut told = serde_json::to_value(self).unwrap_or_default();
+        told["reconstruct"] = json!(editor.reconstructed());
         told["seed"] = json!(context.seed);
         told["rounds"] = json!((self.rounds > 1).then_some(self.rounds));
         let facts = facts(&told, &format!("{SIZED_BY} {looks_at_text}"));
@@ -51,7 +58,15 @@ impl PruneOptions {
     }
 
     /// Exactly one way to say how large the student shall be.
-    fn check(&self) -> Result<()> {
+    fn check(&self, context: &Context) -> Result<()> {
+        if self.max_memory.is_some() && self.reconstruction.looks_at_text(context)? {
+            let message = "max_memory: reconstructions hold the calibration text's activations, \
+                           which no limit bounds";
+            return Err(Error::Recipe(format!(
+                "{message}; leave the limit out (fewer samples take less), or say --reconstruct \
+                 none"
+            )));
+        }
         let measures = [
             self.params.is_some(),
             self.ratio.is_some(),
@@ -79,13 +94,6 @@ impl PruneOptions {
             let message = format!("rounds: expected at most {MAX_ROUNDS}, got {n}");
             return Err(Error::Recipe(message));
         }
-        if self.max_memory.is_some() && !self.reconstruction.heal.is_empty() {
-            let message = "max_memory: reconstructions hold the calibration text's activations, \
-                           which no limit bounds";
-            return Err(Error::Recipe(format!(
-                "{message}; leave the limit out (fewer samples take less) or the reconstructions"
-            )));
-        }
         if self.plan.is_none() && self.scores.is_none() {
             return Err(Error::Recipe(
                 "scores: needed to rank by; `minitron score` writes them".into(),
@@ -102,7 +110,7 @@ pub fn prune(
     out: &Path,
     dry_run: bool,
 ) -> Result<Value> {
-    options.check()?;
+    options.check(context)?;
     let (ranks, place) = (context.ranks, (!dry_run).then_some(out));
     ranks.first(|| place.map_or(Ok(()), |out| OutputDir::refuse_existing(out, context.force)))?;
     let folder = context.open(&options.model)?;
@@ -115,10 +123,7 @@ pub fn prune(
     reconstruction.build(context)?;
     let windows = reconstruction.windows(context, &folder, options.rounds > 1, place)?;
     let own = identity_of(&folder)?;
-    ranks.same(
-        "pruning",
-        &identity(context, options, &own, windows.as_ref())?,
-    )?;
+    check_ranks(context, options, &own, windows.as_ref())?;
     let Decision {
         plan,
         rankings,
@@ -138,19 +143,19 @@ pub fn prune(
         report["explained"] = json!(explained);
         return Ok(report);
     }
+    let written = Written {
+        config: editor.config(),
+        spec: editor.spec(),
+        tensors: &editor.student()?,
+        from: dir,
+        modules: &modules,
+        card: &options.card(context, &folder, &editor)?,
+        before: Some(&Before::of(spec)),
+        measured: &[],
+        options: writing,
+    };
     ranks.first(|| {
         let output = OutputDir::create(out, context.force)?;
-        let written = Written {
-            config: editor.config(),
-            spec: editor.spec(),
-            tensors: &editor.student()?,
-            from: dir,
-            modules: &modules,
-            card: &options.card(context, &folder)?,
-            before: Some(&Before::of(spec)),
-            measured: &[],
-            options: writing,
-        };
         written.write(output.path())?;
         let path = output.path().join("plan.json");
         write_plan(&path, (plan, &own), &explained, &report)?;
@@ -160,15 +165,15 @@ pub fn prune(
     Ok(report)
 }
 
-/// All that decides the student, wherever the files lie.
-fn identity(
+/// Refuses ranks that were told something else: all that decides the student, wherever files lie.
+fn check_ranks(
     context: &Context,
     options: &PruneOptions,
     own: &Identity,
     windows: Option<&Windows>,
-) -> Result<Value> {
+) -> Result<()> {
     if !context.ranks.has_others() {
-        return Ok(Value::Null);
+        return Ok(());
     }
     let mut settings = serde_json::to_value(options).unwrap_or_default();
     for place in ["model", "scores", "plan", "data"] {
@@ -177,14 +182,15 @@ fn identity(
     let scores = options.scores.as_deref().map(scores_path).transpose()?;
     let files = scores.as_deref().into_iter().chain(options.plan.as_deref());
     let digests: Vec<String> = files.map(digest::of_file).collect::<Result<_>>()?;
-    Ok(json!({
+    let identity = json!({
         "model": own.to_metadata(),
         "data": windows.map(Windows::digest),
         "scores and plan": digests,
         "settings": settings,
         "dtype": format!("{:?}", context.kind),
         "seed": context.seed,
-    }))
+    });
+    context.ranks.same("pruning", &identity)
 }
 
 /// Takes the output for this process, where it holds nothing that is read.
@@ -273,7 +279,7 @@ pub(crate) fn write_plan(
     if !explained.is_empty() {
         value["explained"] = json!(explained);
     }
-    for key in ["healed", "hidden_basis"] {
+    for key in ["healed", "hidden_basis", "fits"] {
         if let Some(found) = report.get(key) {
             value[key] = found.clone();
         }

@@ -15,19 +15,21 @@ use minitron_core::error::Result;
 use minitron_core::model::LoadOptions;
 use minitron_core::output::OutputDir;
 use minitron_core::plan::{Plan, Rankings};
-use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
+use minitron_core::reconstruct::{Fit, ReconstructInputs, StudentEditor};
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::ModelFolder;
+use minitron_core::spec::{ModelFolder, Role};
 use minitron_core::windows::Windows;
 
 /// Options of `prune` that reconstructions share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(default)]
 pub struct ReconstructOptions {
-    /// A reconstruction, `name:key=value`; several are applied in order.
-    #[arg(long)]
+    /// How the student is repaired in closed form: `auto`, `none` for the plain cut, or
+    /// `name:key=value`, several in their order [default: auto where there is --data]
+    #[arg(long, alias = "heal")]
+    #[serde(alias = "heal")]
     #[schemars(extend("plugins" = ["reconstruction"]))]
-    pub heal: Vec<PluginSpec>,
+    pub reconstruct: Vec<PluginSpec>,
     /// Calibration text for the reconstructions: FILE, or FILE#a..b for some of its documents.
     #[arg(long, num_args = 1..)]
     pub data: Vec<DataSpec>,
@@ -52,7 +54,7 @@ pub struct ReconstructOptions {
 impl Default for ReconstructOptions {
     fn default() -> Self {
         ReconstructOptions {
-            heal: Vec::new(),
+            reconstruct: Vec::new(),
             data: Vec::new(),
             samples: 128,
             seq_len: None,
@@ -74,11 +76,11 @@ impl ReconstructOptions {
         out: Option<&Path>,
     ) -> Result<Option<Windows>> {
         at_least_1("batch_size", self.batch_size)?;
-        let is_used = is_scored || !self.heal.is_empty();
+        let is_used = is_scored || self.looks_at_text(context)?;
         if !is_used && !self.data.is_empty() {
             context
                 .progress
-                .warn("data: nothing looks at it; name a reconstruction with heal, or rounds");
+                .warn("data: nothing looks at it; leave it out, or take another reconstruction");
         }
         if !is_used || self.data.is_empty() {
             return Ok(None);
@@ -129,19 +131,33 @@ impl ReconstructOptions {
         for (idx, reconstruction) in reconstructions.iter().enumerate() {
             editor
                 .treat(reconstruction.as_ref())
-                .map_err(|e| e.at(format!("heal[{idx}]")))?;
+                .map_err(|e| e.at(format!("reconstruct[{idx}]")))?;
         }
         Ok(editor)
     }
 
     /// Every reconstruction, before any work.
     pub(crate) fn build(&self, context: &Context) -> Result<Vec<Box<dyn Reconstruction>>> {
-        let mut reconstructions = Vec::with_capacity(self.heal.len());
-        for (idx, spec) in self.heal.iter().enumerate() {
+        let mut reconstructions = Vec::with_capacity(self.reconstruct.len());
+        for (idx, spec) in self.named(context).iter().enumerate() {
             let built = context.registry.build::<dyn Reconstruction>(spec);
-            reconstructions.push(built.map_err(|e| e.at(format!("heal[{idx}]")))?);
+            reconstructions.push(built.map_err(|e| e.at(format!("reconstruct[{idx}]")))?);
         }
         Ok(reconstructions)
+    }
+
+    /// Those that are asked for, or the usual ones where there is text.
+    fn named(&self, context: &Context) -> Vec<PluginSpec> {
+        match self.reconstruct.is_empty() && !self.data.is_empty() {
+            true => context.defaults.reconstructions(),
+            false => self.reconstruct.clone(),
+        }
+    }
+
+    /// Whether some reconstruction does.
+    pub(crate) fn looks_at_text(&self, context: &Context) -> Result<bool> {
+        let all = self.build(context)?;
+        Ok(all.iter().any(|reconstruction| reconstruction.needs_text()))
     }
 }
 
@@ -155,10 +171,26 @@ pub(crate) fn note(editor: &StudentEditor, report: &mut Value) {
             .collect();
         report["healed"] = json!(reconstructed);
     }
+    if !editor.fits().is_empty() {
+        let fits: Vec<Value> = editor.fits().iter().map(in_json).collect();
+        report["fits"] = json!(fits);
+    }
     if editor.is_compensated() {
         report["compensated"] = json!(editor.compensated().join("; "));
     }
     if let Some(basis) = editor.hidden_basis() {
         report["hidden_basis"] = json!(basis);
     }
+}
+
+/// A fit: mean square a token of what the projections lacked, before and after.
+fn in_json(fit: &Fit) -> Value {
+    let roles: Vec<String> = fit.projections.roles.iter().map(Role::to_string).collect();
+    json!({
+        "at": fit.projections.at.to_string(),
+        "projections": roles,
+        "before": fit.before,
+        "after": fit.after,
+        "ridge": fit.ridge,
+    })
 }

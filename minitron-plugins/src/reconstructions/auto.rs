@@ -1,0 +1,50 @@
+use minitron_core::contract::Reconstruction;
+use minitron_core::error::Result;
+use minitron_core::reconstruct::StudentEditor;
+use minitron_core::spec::HIDDEN;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::least_squares::LeastSquares;
+use super::norm_rescale::NormRescale;
+use super::rotation::Rotation;
+
+/// What suits the family and the plan, in this order:
+///
+/// 1. where channels are cut, `rotation` of a stream that turns, and `norm_rescale` of another;
+/// 2. `least_squares`, of readers alone where a family norms what its parts add.
+///
+/// The student says which of them it got.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Auto {}
+
+minitron_core::plugin! {
+    Reconstruction for Auto {
+        tag: "auto",
+        summary: "what suits the family and the plan",
+        source: "measured here, docs/results/pruning.md",
+    }
+}
+
+#[typetag::serde(name = "auto")]
+impl Reconstruction for Auto {
+    fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        if editor.is_whole() {
+            return Ok(());
+        }
+        if editor.kept(HIDDEN).len() < editor.teacher_spec().size(HIDDEN) {
+            match editor.check_rebase() {
+                Ok(()) => editor.treat(&Rotation {
+                    spread: true,
+                    ..Rotation::default()
+                })?,
+                Err(_) => editor.treat(&NormRescale::default())?,
+            }
+        }
+        editor.treat(&LeastSquares {
+            writers: editor.check_writers("").is_ok(),
+            ..LeastSquares::default()
+        })
+    }
+}
