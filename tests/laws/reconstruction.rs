@@ -507,9 +507,14 @@ fn components_lose_less_of_the_stream_than_channels() {
     let models = [llama(false), llama(true)]
         .into_iter()
         .chain(of_layer_norms);
-    for (rotation, config) in ["rotation", "rotation:untie=true", "rotation:spread=true"]
-        .into_iter()
-        .flat_map(|rotation| models.clone().map(move |config| (rotation, config)))
+    for (rotation, config) in [
+        "rotation",
+        "rotation:untie=true",
+        "rotation:spread=true",
+        "rotation:basis=readers",
+    ]
+    .into_iter()
+    .flat_map(|rotation| models.clone().map(move |config| (rotation, config)))
     {
         let ward = Ward::of(&config, &[("hidden", 24)]);
         let tied = format!("{}, {rotation}", ward.model.family());
@@ -661,7 +666,7 @@ fn a_reconstructed_folder_is_a_plain_checkpoint_that_says_how_it_was_reconstruct
     let card = std::fs::read_to_string(out.join("README.md")).unwrap();
     assert!(
         card.contains(
-            "| reconstruct | rotation:spread=false,untie=false, least_squares:ridge=0.01"
+            "| reconstruct | rotation:basis=variance,spread=false,untie=false, least_squares:ridge=0.01"
         ),
         "{card}"
     );

@@ -50,6 +50,22 @@ impl StudentEditor<'_> {
         laid_out(self.teacher(), param)
     }
 
+    /// The teacher's gain of a norm in f64, in the layer behind a layer of the student.
+    ///
+    /// # Errors
+    /// As [`StudentEditor::read_teacher`].
+    pub fn teachers_gain(&self, at: At, role: Role) -> Result<Tensor> {
+        let gain_e = self.read_teacher(at, role, ParamKind::Weight)?;
+        let source = at
+            .layer()
+            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let spec = self.teacher_spec();
+        let norm = spec.find(source, role, ParamKind::Weight);
+        let norm = norm.and_then(|param| spec.norm_of(param));
+        let less_one = norm.is_some_and(|norm| norm.kind.stores_gain_less_one());
+        Ok(gain_e.f_add_scalar(if less_one { 1.0 } else { 0.0 })?)
+    }
+
     /// Puts a weight in the place of the student's, laid out as [`StudentEditor::read`] gives it.
     ///
     /// # Errors

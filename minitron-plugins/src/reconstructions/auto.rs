@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::least_squares::LeastSquares;
 use super::norm_rescale::NormRescale;
-use super::rotation::Rotation;
+use super::rotation::{Basis, Rotation};
 
 /// What suits the family and the plan, in this order:
 ///
-/// 1. where channels are cut, `rotation` of a stream that turns, and `norm_rescale` of another;
+/// 1. where channels are cut, `rotation` of a stream that turns, by what its readers need and with
+///    even energy, and `norm_rescale` of another;
 /// 2. `least_squares`, of readers alone where a family norms what its parts add.
 ///
 /// The student says which of them it got.
@@ -36,6 +37,7 @@ impl Reconstruction for Auto {
         if editor.kept(HIDDEN).len() < editor.teacher_spec().size(HIDDEN) {
             match editor.check_rebase() {
                 Ok(()) => editor.treat(&Rotation {
+                    basis: Basis::Readers,
                     spread: true,
                     ..Rotation::default()
                 })?,

@@ -2,12 +2,17 @@ use std::collections::BTreeMap;
 
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::random::SplitMix;
 use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{At, HIDDEN, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+
+mod basis;
+
+use basis::{
+    completed, most_needed, needed, principal_components, spread, with_mean, without_mean,
+};
 
 /// Keeps principal components of the residual stream instead of channels.
 ///
@@ -23,6 +28,14 @@ use tch::{Device, Kind, Tensor};
 /// d'), with z the turned input of that very norm. It comes first among reconstructions, and does
 /// nothing where all channels are kept.
 ///
+/// With `basis=readers` those stay from which what the readers make of z can be told best. With
+///
+/// ```text
+/// G = Σ over norms of Σ diag(g)·WᵀW·diag(g) / tr(· C)      W the projections behind a norm
+/// ```
+/// and u the leading eigenvectors of C^½·G·C^½, the span of G·C^½·u: the code of d' numbers that
+/// least squares reads W·z from with the least relative error, all norms counting alike.
+///
 /// Layer norms take the mean over channels out of z. Their students keep the direction of the mean,
 /// in which nothing lies, and d' − 1 components, mixed such that the mean over the d' kept channels
 /// is that very direction.
@@ -37,10 +50,23 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
+    /// What decides which components stay.
+    pub basis: Basis,
     /// Whether the kept components are turned among themselves, so that their energy is even.
     pub spread: bool,
     /// Whether tied embeddings come apart.
     pub untie: bool,
+}
+
+/// What decides which components of the stream stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// Their share of the stream's variance.
+    #[default]
+    Variance,
+    /// What the projections that read the stream make of them.
+    Readers,
 }
 
 minitron_core::plugin! {
@@ -60,19 +86,46 @@ impl Reconstruction for Rotation {
         if n_kept == n_hidden {
             return Ok(());
         }
-        let (n_kept, is_centred) = (n_kept as i64, editor.is_centred());
-        let mut basis_ee = principal_components(&covariance(editor)?, is_centred)?;
-        if self.spread {
-            basis_ee = spread(&basis_ee, n_kept - i64::from(is_centred), editor.seed())?;
-        }
-        if is_centred {
-            basis_ee = with_mean(&basis_ee, n_kept)?;
-        }
+        let basis_ee = self.basis_of(editor, &covariance(editor)?, n_kept as i64)?;
         editor.rotate_residual(&basis_ee, self.untie)?;
-        for ((at, role), gain) in gains(editor, n_kept)? {
+        for ((at, role), gain) in gains(editor, n_kept as i64)? {
             editor.scale_gain(at, role, gain)?;
         }
         Ok(())
+    }
+}
+
+impl Rotation {
+    /// Orthonormal columns, the kept ones first.
+    fn basis_of(
+        &self,
+        editor: &StudentEditor,
+        covariance_ee: &Tensor,
+        n_kept: i64,
+    ) -> Result<Tensor> {
+        let is_centred = editor.is_centred();
+        let covariance_ee = match is_centred {
+            true => without_mean(covariance_ee)?,
+            false => covariance_ee.shallow_clone(),
+        };
+        let n_free = n_kept - i64::from(is_centred);
+        let mut basis_ee = match self.basis {
+            Basis::Variance => principal_components(&covariance_ee, is_centred)?,
+            Basis::Readers => {
+                let needed_ee = needed(editor, &covariance_ee)?;
+                completed(
+                    &most_needed(&covariance_ee, &needed_ee, n_free)?,
+                    is_centred,
+                )?
+            }
+        };
+        if self.spread {
+            basis_ee = spread(&basis_ee, n_free, editor.seed())?;
+        }
+        match is_centred {
+            true => with_mean(&basis_ee, n_kept),
+            false => Ok(basis_ee),
+        }
     }
 }
 
@@ -89,67 +142,6 @@ fn covariance(editor: &StudentEditor) -> Result<Tensor> {
 
 fn is_on_stream(role: Role) -> bool {
     [Role::INPUT_NORM, Role::FINAL_NORM].contains(&role)
-}
-
-/// Eigenvectors as columns, by descending eigenvalue. Of a stream without a mean, the direction of
-/// the mean comes last.
-fn principal_components(covariance_ee: &Tensor, is_centred: bool) -> Result<Tensor> {
-    if !is_centred {
-        let (_, ascending_ee) = covariance_ee.f_linalg_eigh("L")?;
-        return Ok(ascending_ee.f_flip([1])?);
-    }
-    // Made the least of all by far, and the others' share of it taken out.
-    let n = covariance_ee.size2()?.0;
-    let mean = [0i64];
-    let rows_ee = covariance_ee.f_sub(&covariance_ee.f_mean_dim(
-        Some(mean.as_slice()),
-        true,
-        Kind::Double,
-    )?)?;
-    let of_rows = [1i64];
-    let both_ee =
-        rows_ee.f_sub(&rows_ee.f_mean_dim(Some(of_rows.as_slice()), true, Kind::Double)?)?;
-    let far = both_ee.f_trace()?.f_double_value(&[])?.max(1.0) / n as f64;
-    let (_, ascending_ee) = both_ee.f_sub_scalar(far)?.f_linalg_eigh("L")?;
-    Ok(ascending_ee.f_flip([1])?)
-}
-
-/// Puts the direction of the mean, which comes last, among the first `n_kept` vectors and mixes
-/// those, such that they add up to it: by the reflection that takes the last of `n_kept` axes to
-/// their diagonal.
-fn with_mean(basis_ee: &Tensor, n_kept: i64) -> Result<Tensor> {
-    let n = basis_ee.size2()?.1;
-    let options = (Kind::Double, Device::Cpu);
-    let mean_e1 = Tensor::f_full([n, 1], 1.0 / (n as f64).sqrt(), options)?;
-    let kept_ek = Tensor::f_cat(&[basis_ee.f_narrow(1, 0, n_kept - 1)?, mean_e1], 1)?;
-    let rest_er = basis_ee.f_narrow(1, n_kept - 1, n - n_kept)?;
-    let eye_kk = Tensor::f_eye(n_kept, options)?;
-    let diagonal_k = Tensor::f_full([n_kept], 1.0 / (n_kept as f64).sqrt(), options)?;
-    let between_k = eye_kk.f_select(0, n_kept - 1)?.f_sub(&diagonal_k)?;
-    let square = between_k.f_dot(&between_k)?.f_double_value(&[])?;
-    let mirrored_kk = match square > 0.0 {
-        true => {
-            let twice_kk = between_k.f_outer(&between_k)?.f_mul_scalar(2.0 / square)?;
-            eye_kk.f_sub(&twice_kk)?
-        }
-        false => eye_kk,
-    };
-    Ok(Tensor::f_cat(
-        &[kept_ek.f_matmul(&mirrored_kk)?, rest_er],
-        1,
-    )?)
-}
-
-/// The same span of the first vectors in a random basis: Q of a matrix of normal draws.
-fn spread(basis_ee: &Tensor, n_kept: i64, seed: u64) -> Result<Tensor> {
-    let mut random = SplitMix::new(seed);
-    let draws: Vec<f64> = (0..n_kept * n_kept).map(|_| random.normal()).collect();
-    let draws_kk = Tensor::f_from_slice(&draws)?.f_reshape([n_kept, n_kept])?;
-    let (turn_kk, _) = Tensor::f_linalg_qr(&draws_kk, "reduced")?;
-    let n_rest = basis_ee.size2()?.1 - n_kept;
-    let kept_ek = basis_ee.f_narrow(1, 0, n_kept)?;
-    let rest_er = basis_ee.f_narrow(1, n_kept, n_rest)?;
-    Ok(Tensor::f_cat(&[kept_ek.f_matmul(&turn_kk)?, rest_er], 1)?)
 }
 
 /// c of every norm.
