@@ -360,12 +360,12 @@ fn what_people_are_told_is_a_log_line_only_where_they_are_not_told() {
 
 #[test]
 fn a_warning_is_shown_once_whatever_is_asked_and_kept_with_what_it_is_of() {
-    const WARNING: &str = "data: nothing looks at it; name a reconstruction with heal, or rounds";
+    const WARNING: &str = "data: nothing looks at it; leave it out, or take another reconstruction";
     let workspace = workspace();
     let stages: Vec<&str> = RECIPE.split("[[stages]]").take(3).collect();
     let recipe = stages
         .join("[[stages]]")
-        .replace("heal = [{ type = \"least_squares\" }]\n", "");
+        .replace("\"least_squares\"", "\"none\"");
     fs::write(workspace.at("recipe.toml"), recipe).unwrap();
     let run = "run recipe.toml --out run --threads 1 --quiet";
     assert_eq!(stderr_of(&workspace, run), format!("warning: {WARNING}\n"));
@@ -475,7 +475,7 @@ fn with_json_an_error_is_an_object_too() {
     );
     assert_eq!(
         (&error["kind"], &error["place"]),
-        (&json!("recipe"), &json!("heal[0]")),
+        (&json!("recipe"), &json!("reconstruct[0]")),
         "{error}"
     );
     let (error, _) = failure(&workspace, 2, "inspect teacher --device moon");

@@ -113,7 +113,30 @@ pub fn plan_table(report: &Value) -> String {
     let student = &report["n_non_embedding"];
     table.add_row(plan_row("  without embeddings", source, student));
     let devices = format!("\ntensor parallel: {}", tensor_parallel(report));
-    right_aligned(table) + &devices + &clients(report) + &near_ties(&report["near_ties"])
+    let notes = devices + &clients(report) + &near_ties(&report["near_ties"]);
+    right_aligned(table) + &notes + &reconstruction(report)
+}
+
+/// One line: what was done, and how much is left of what the median projection lacked.
+fn reconstruction(report: &Value) -> String {
+    let tags: Vec<String> = listed(&report["healed"]).map(word).collect();
+    if tags.is_empty() {
+        return String::new();
+    }
+    let mut left: Vec<f64> = listed(&report["fits"])
+        .filter_map(|fit| Some(fit["after"].as_f64()? / fit["before"].as_f64()?))
+        .filter(|share| share.is_finite())
+        .collect();
+    left.sort_by(f64::total_cmp);
+    let of_fits = match left.get(left.len() / 2) {
+        Some(median) => format!(
+            ": {:.0} % is left of what the median of {} projections lacked",
+            100.0 * median,
+            left.len()
+        ),
+        None => String::new(),
+    };
+    format!("\nreconstructed by {}{of_fits}", tags.join(", "))
 }
 
 fn plan_row(name: &str, source: &Value, student: &Value) -> [String; 4] {
