@@ -22,7 +22,7 @@ TRAIN = DATA / "text/wikitext-2/wiki.train.tokens"
 VALID = DATA / "text/wikitext-2/wiki.valid.tokens"
 OTHER = DATA / "text/classics/bleak_house.txt"
 SEQ_LEN = 256
-AXES = ["--axis", "hidden", "--axis", "mlp:multiple_of=16"]
+AXES = ["--axis", "hidden", "--axis", "depth", "--axis", "mlp:multiple_of=16"]
 HALF = {"prose-llama": ["--hidden", "160", "--mlp", "496"], "prose-nemotron": ["--hidden", "160", "--mlp", "464"]}
 DEEP = {"prose-llama": ["--layers", "5"]}
 ROTATION = "rotation:basis=readers,spread=true"
@@ -75,14 +75,20 @@ def text(path, samples):
     return ["--data", path, "--samples", samples, "--seq-len", SEQ_LEN]
 
 
+def third(table, idx):
+    """A third of the training text as a file of its own."""
+    path = table.a.work / f"third-{idx}.txt"
+    words = TRAIN.read_text()
+    size = len(words) // 3
+    path.write_text(words[idx * size : (idx + 1) * size])
+    return path
+
+
 def seeds(table):
     print("\n| half of | parameters | plain cut | first text | second | third |\n|---|---|---|---|---|---|")
     for model, sizes in HALF.items():
         plain = table.cell(f"{model}/plain", model, sizes, [])
-        found = [
-            table.cell(f"{model}/seed-{idx}", model, sizes, text(f"{TRAIN}#{at}", 64))
-            for idx, at in enumerate(["..6000", "6000..12000", "12000..18000"])
-        ]
+        found = [table.cell(f"{model}/text-{idx}", model, sizes, text(third(table, idx), 64)) for idx in range(3)]
         kls = " | ".join(f"{cell['kl']:.4f}" for cell in [plain, *found])
         print(f"| {model} | {plain['n_params']:,} | {kls} |", flush=True)
 

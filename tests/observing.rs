@@ -409,7 +409,8 @@ fn a_warning_is_shown_once_whatever_is_asked_and_kept_with_what_it_is_of() {
     );
     assert_eq!(page.matches("<h3>Warnings</h3>").count(), 2);
     // A command that leaves no record says it in its result.
-    let words = "prune teacher --mlp 24 --scores run/scores --data text.txt --out alone --quiet";
+    let words = "prune teacher --mlp 24 --scores run/scores --data text.txt --reconstruct none \
+                 --out alone --quiet";
     let alone = workspace.run(&format!("{words} --json"));
     let said: Value = serde_json::from_slice(&alone.stdout).unwrap();
     assert_eq!(

@@ -226,7 +226,8 @@ fn readme(kind: Kind, tag: &str, library: &str) -> String {
         }
         Kind::Reconstruction => {
             format!(
-                "minitron --plugin LIB prune MODEL --mlp 128 --scores SCORES --reconstruct {tag} --out OUT"
+                "minitron --plugin LIB prune MODEL --mlp 128 --scores SCORES --data TEXT \
+                 --reconstruct {tag} --out OUT"
             )
         }
         Kind::Loss | Kind::StateLoss => {

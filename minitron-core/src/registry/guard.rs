@@ -247,6 +247,10 @@ impl<P: Allocator + Serialize> Allocator for Guarded<P> {
 impl<P: Reconstruction + Serialize> Reconstruction for Guarded<P> {
     same_tag!();
 
+    fn needs_text(&self) -> bool {
+        self.ask(Reconstruction::needs_text, true)
+    }
+
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         self.call(|plugin| plugin.reconstruct(editor))
     }

@@ -106,7 +106,8 @@ impl StageOptions {
     ///
     /// # Errors
     /// `Recipe` for an unknown job or option, listing the known ones.
-    pub(crate) fn parse(job: &str, object: Map<String, Value>) -> Result<Self> {
+    pub(crate) fn parse(job: &str, mut object: Map<String, Value>) -> Result<Self> {
+        rename(&mut object)?;
         match job {
             "score" => parse_options(object).map(StageOptions::Score),
             "prune" => parse_options(object).map(StageOptions::Prune),
@@ -283,6 +284,23 @@ pub(crate) fn options_schema(job: &str) -> Schema {
         "search" => inlined::<SearchOptions>(),
         _ => inlined::<GenerateOptions>(),
     }
+}
+
+/// Options that had another name before.
+const RENAMED: [(&str, &str); 1] = [("heal", "reconstruct")];
+
+fn rename(options: &mut Map<String, Value>) -> Result<()> {
+    for (older, name) in RENAMED {
+        let Some(value) = options.shift_remove(older) else {
+            continue;
+        };
+        if options.insert(name.to_owned(), value).is_some() {
+            return Err(Error::Recipe(format!(
+                "`{older}` is an older name of `{name}`; give one of them"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// serde's own check of unknown keys does not go together with shared options, so it is done here
