@@ -2,6 +2,8 @@
 
 /// A step over its passes: what is averaged over what.
 mod averages;
+/// Neurons that stayed, beside what they were.
+mod cloning;
 /// Windows of conversations: what counts, what stays whole, what attention reaches.
 mod conversations;
 /// Operations and waits of a step, counted.

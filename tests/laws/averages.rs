@@ -23,8 +23,8 @@ use minitron_engine::ranks::Ranks;
 use minitron_engine::score::mean_gradient;
 use minitron_engine::train::{
     AdamWSettings, CacheHeader, CacheType, CachedTeacher, Correction, Counts, HeldOut,
-    InMemoryTeacher, Learner, LiftStart, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
-    TeacherCache, Term, TrainSettings, Trainer, Weight,
+    InMemoryTeacher, Learner, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
+    TeacherCache, Term, TermStart, TrainSettings, Trainer, Weight,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -118,10 +118,10 @@ impl Case {
                 });
                 continue;
             }
-            let start = LiftStart {
+            let start = TermStart {
                 device: Device::Cpu,
                 kind: self.kind,
-                kept_hidden: None,
+                kept: None,
                 seed: 3,
             };
             let loss = registry.build::<dyn StateLoss>(spec).unwrap();

@@ -6,5 +6,7 @@ mod scores;
 
 pub use crate::model::Site;
 pub use calibration::Calibration;
-pub use observation::{Ablated, Activations, Measured, Observation, SequenceStat, Weights, to_vec};
+pub use observation::{
+    Ablated, AblatedStates, Activations, Measured, Observation, SequenceStat, Weights, to_vec,
+};
 pub use scores::{NamedMetric, Scores};

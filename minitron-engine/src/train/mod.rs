@@ -54,7 +54,7 @@ pub use schedule::{Schedule, ScheduleShape};
 pub use settings::{Sharding, TrainSettings};
 pub use shard::Shard;
 pub use sharded::ShardedLayers;
-pub use states::{LiftStart, StateTerm, Weight};
+pub use states::{StateTerm, TermStart, Weight};
 pub use teacher::{
     CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache,
     TeacherOutput,

@@ -31,7 +31,7 @@ use self::teacher_source::TeacherSource;
 use crate::data::{BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Tokenizer, are_texts};
 use crate::jobs::card::{self, Card};
 use crate::jobs::context::{Context, seq_len_or_default};
-use crate::jobs::eval::kept_hidden;
+use crate::jobs::eval::kept_units;
 use crate::jobs::identity::name_of;
 use crate::jobs::vocabulary::{Compared, Model, Vocabulary};
 use crate::memory::peak_bytes;
@@ -254,11 +254,10 @@ impl Training<'_> {
     fn objective(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Objective> {
         let (mut spec, mut kept) = (None, None);
         if let Some(TeacherSource { folder, .. }) = teacher {
-            kept = kept_hidden(self.context, &start.dir, folder)?;
+            kept = kept_units(self.context, &start.dir, folder)?;
             spec = Some(&folder.spec);
         }
-        let kept = kept.as_deref();
-        let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
+        let objective = objective(self.context, self.losses, &start.spec, spec, kept.as_ref())?;
         // A layer that is let go has no inside to hold.
         let recompute = self.options.recompute || shards_layers(self.context, self.options);
         Ok(Objective {
