@@ -12,6 +12,8 @@ mod costs;
 mod data;
 /// Models and texts at the edge of what numbers can hold.
 mod degenerate;
+/// A teacher of whom draws are remembered.
+mod draws;
 /// Continuations with and without the key/value cache.
 mod generation;
 /// What a training run keeps, whatever happens to it.

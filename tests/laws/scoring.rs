@@ -726,7 +726,7 @@ fn a_layer_that_writes_nothing_leaves_the_states_and_their_norms() {
             }
             model.source.insert(name.clone(), &tensor).unwrap();
             if param.role == Role::FINAL_NORM {
-                tensor = tensor * 3.0;
+                tensor = tensor.multiply_scalar(3.0);
             }
             scaled.insert(name, &tensor).unwrap();
         }

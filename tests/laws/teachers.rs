@@ -84,7 +84,7 @@ impl StateLoss for LastState {
     }
 }
 
-fn logit_term(weight: f64) -> Term {
+pub(super) fn logit_term(weight: f64) -> Term {
     let loss = registry()
         .build::<dyn LogitLoss>(&PluginSpec::bare("forward_kl"))
         .unwrap();
@@ -135,7 +135,7 @@ fn take_gradients(model: &Transformer) -> Vec<(String, Tensor)> {
     taken
 }
 
-fn batch(windows: &Windows, student: &Model) -> Batch {
+pub(super) fn batch(windows: &Windows, student: &Model) -> Batch {
     let chosen: Vec<usize> = (0..windows.len()).collect();
     let task = Task::of(student.spec.options.causal, Some(4), 1).unwrap();
     task.batch(windows, &chosen, Device::Cpu).unwrap()
@@ -371,14 +371,14 @@ fn a_teacher_may_compute_in_less_than_its_student() {
     }
 }
 
-const VOCAB: usize = 61;
+pub(super) const VOCAB: usize = 61;
 
-fn header(top_k: usize, dtype: CacheType) -> CacheHeader {
+pub(super) fn header(top_k: usize, dtype: CacheType) -> CacheHeader {
     CacheHeader::new("a teacher".into(), "float".into(), VOCAB, top_k, dtype)
 }
 
 /// A remembered teacher that counts how often the real one is loaded.
-fn remembered<'a>(
+pub(super) fn remembered<'a>(
     teacher: &'a Model,
     dir: &Path,
     header: CacheHeader,
@@ -399,7 +399,7 @@ fn remembered<'a>(
 }
 
 /// Logits of all rows.
-fn words(teacher: &mut dyn Teacher, targets: &Batch, student_nv: &Tensor) -> Tensor {
+pub(super) fn words(teacher: &mut dyn Teacher, targets: &Batch, student_nv: &Tensor) -> Tensor {
     teacher
         .forward(targets, true, &BTreeSet::new())
         .unwrap()

@@ -260,6 +260,10 @@ impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
         self.ask(LogitLoss::teacher, TeacherNeed::Nothing)
     }
 
+    fn is_linear_in_teacher(&self) -> bool {
+        self.ask(LogitLoss::is_linear_in_teacher, false)
+    }
+
     fn rows(
         &self,
         student_nv: &Tensor,

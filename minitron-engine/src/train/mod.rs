@@ -56,6 +56,6 @@ pub use shard::Shard;
 pub use sharded::ShardedLayers;
 pub use states::{StateTerm, TermStart, Weight};
 pub use teacher::{
-    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache,
-    TeacherOutput,
+    CacheHeader, CacheType, CachedTeacher, Draws, InMemoryTeacher, StreamedTeacher, Teacher,
+    TeacherCache, TeacherOutput,
 };
