@@ -466,6 +466,30 @@ fn draws_serve_what_is_linear_in_the_teachers_distribution() {
 }
 
 #[test]
+fn a_length_stage_is_part_of_what_a_resumed_run_shares() {
+    let desk = Models::new();
+    let staged = |seq_len| {
+        move |o: &mut DistillOptions| {
+            (o.training.seq_len, o.training.batch_size) = (Some(8), 4);
+            o.training.length_stage = Some(format!("0.5:{seq_len}").parse().unwrap());
+            o.training.stop_after = Some(1);
+        }
+    };
+    desk.distill("base", "chat", staged(16)).unwrap();
+    assert_refused(
+        desk.go_on("base", "chat", true, staged(32)),
+        &["other settings", "length_stage"],
+    );
+    desk.go_on("base", "chat", true, staged(16)).unwrap();
+    let refused = desk.distill("base", "chat", staged(12)).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("32 tokens, which are no whole")
+    );
+}
+
+#[test]
 fn caches_and_states_name_the_other_teacher() {
     let desk = Models::new();
     let cached = |o: &mut DistillOptions| o.teacher_options.teacher_cache = Some(desk.at("said"));

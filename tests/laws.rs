@@ -42,6 +42,8 @@ mod scoring;
 mod searching;
 /// Layers whose weights are brought when they run.
 mod sharded;
+/// Longer windows at the end of a training.
+mod stages;
 /// Where a teacher may be, and losses on states.
 mod teachers;
 /// The loop, the objective, resuming.
@@ -151,6 +153,7 @@ fn trainer<'a>(
         teacher: Some(RefCell::new(Box::new(InMemoryTeacher(teacher)))),
         correction: None,
         loader,
+        long: None,
         task: Task::NextToken,
         settings,
         saving: Saving::default(),

@@ -327,6 +327,7 @@ impl<'a> Run<'a> {
                 Arc::new(self.windows.clone()),
                 self.settings.seed,
             )),
+            long: None,
             task: Task::of(self.student.is_causal(), Some(4), 1)?,
             settings: &self.settings,
             saving: self.saving,

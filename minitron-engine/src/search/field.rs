@@ -283,6 +283,7 @@ impl Field<'_> {
             teacher: self.teacher(models)?.map(RefCell::new),
             correction: None,
             loader: &loader,
+            long: None,
             task: self.task()?,
             settings: &training.settings(self.context.seed),
             saving: training.saving(),
