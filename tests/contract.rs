@@ -10,7 +10,7 @@ use minitron::{
     some_windows, tiny_bert, tiny_llama,
 };
 use minitron_core::contract::{
-    Axis, Corpus, Evaluator, LogitLoss, StateLoss, States, Subject, TeacherNeed,
+    Axis, Corpus, Evaluator, LogitLoss, ModelPair, StateLoss, States, Subject, TeacherNeed,
 };
 use minitron_core::error::Result;
 use minitron_core::model::{LoadOptions, Transformer};
@@ -68,6 +68,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "fluctuation",
             "magnitude",
             "norm_ratio",
+            "normalised_error",
             "perplexity",
             "random",
             "task_accuracy",
@@ -107,6 +108,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "embedding",
             "hidden_state",
             "mlp_input",
+            "neuron_clone",
             "torchscript_states",
         ],
     ),
@@ -593,7 +595,7 @@ fn states_and_layers_that_do_not_fit_are_refused() {
     let spec = ModelSpec::from_config(&config(&tiny_llama()).unwrap(), &registry()).unwrap();
     let refusal = |loss: &str| {
         let loss = registry().build::<dyn StateLoss>(&loss.parse().unwrap())?;
-        loss.pairs(&spec, &spec)
+        loss.pairs(&ModelPair::new(&spec, &spec))
     };
     for (spec, says) in [
         (

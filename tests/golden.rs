@@ -1,7 +1,7 @@
 //! Against PyTorch and transformers: what golden/make.py computed, from the files that lie in
 //! golden/fixtures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use minitron::{
@@ -13,13 +13,18 @@ use minitron_core::contract::{Document, LogitLoss, StateLoss, States};
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::plan::Plan;
+use minitron_core::prune::Student;
 use minitron_core::registry::{self, PluginSpec};
 use minitron_core::spec::ModelSpec;
+use minitron_core::windows::Task;
 use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{Metric, ScorerSet};
-use minitron_engine::train::{AdamW, AdamWSettings};
+use minitron_engine::train::{
+    AdamW, AdamWSettings, Counts, InMemoryTeacher, Objective, StateTerm, TermStart, Weight,
+};
 use serde_json::{Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Logits and hidden states, max absolute: both sides sum in f32 in their own order, over values of
 /// up to some tens.
@@ -171,7 +176,8 @@ fn scores_of_weights_gradients_and_ablations_are_those_of_pytorch() {
             ids_bt.size()[1] as usize,
         )
         .unwrap();
-        let specs = ["magnitude", "taylor", "perplexity"].map(|tag| metric(tag).unwrap());
+        let specs = ["magnitude", "taylor", "perplexity", "normalised_error"]
+            .map(|tag| metric(tag).unwrap());
         let scores = score(
             &folder.checkpoint.tensors,
             &folder.spec,
@@ -302,15 +308,98 @@ fn divergences_have_the_values_that_others_publish() {
     }
 }
 
+#[test]
+fn cloned_neurons_and_their_gradients_are_those_of_pytorch() {
+    let mut n_checked = 0;
+    for dir in fixtures() {
+        let Ok(wanted) = Reader::open_file(&dir.join("neuron_clone.safetensors")) else {
+            continue;
+        };
+        let (folder, teacher) = load(&dir).unwrap();
+        let mut kept = BTreeMap::new();
+        for name in wanted.names() {
+            if let Some(dim) = name.strip_prefix("kept/") {
+                let units = Vec::<i64>::try_from(wanted.read(&name).unwrap()).unwrap();
+                kept.insert(
+                    dim.to_owned(),
+                    units.iter().map(|&unit| unit as usize).collect(),
+                );
+            }
+        }
+        let plan = Plan { kept };
+        let cut = Student::new(&folder.checkpoint.tensors, &folder.spec, &plan).unwrap();
+        let options = LoadOptions {
+            trainable: true,
+            ..LoadOptions::default()
+        };
+        let student = Transformer::load(&cut.view, &cut.spec, options).unwrap();
+        let spec = PluginSpec::bare("neuron_clone");
+        let start = TermStart {
+            device: Device::Cpu,
+            kind: Kind::Float,
+            kept: Some(&plan),
+            seed: 0,
+        };
+        let term = StateTerm::new(
+            spec.tag.clone(),
+            Weight::Fixed(1.0),
+            registry().build::<dyn StateLoss>(&spec).unwrap(),
+            &cut.spec,
+            &folder.spec,
+            start,
+        );
+        let objective = Objective {
+            states: vec![term.unwrap()],
+            ..Objective::default()
+        };
+        let ids_bt = expected(&dir).unwrap().read("input_ids").unwrap();
+        let ids = Vec::<i64>::try_from(&ids_bt.reshape([-1])).unwrap();
+        let ids = ids.iter().map(|&id| id as u32).collect();
+        let windows = windows(ids, ids_bt.size()[1] as usize).unwrap();
+        let batch = Task::NextToken
+            .batch(&windows, &[0, 1], Device::Cpu)
+            .unwrap();
+        let counts = Counts::of(&batch).unwrap();
+        let means = objective
+            .backward(
+                &student,
+                Some(&mut InMemoryTeacher(&teacher)),
+                &batch,
+                counts,
+            )
+            .unwrap();
+        let value = wanted.read("value").unwrap().double_value(&[]);
+        let difference = (means.terms[0] - value).abs() / value.max(1.0);
+        assert!(difference <= LOSSES, "{}: {difference:e}", name(&dir));
+        for parameter in student.parameters() {
+            let Ok(mut gradient) = wanted.read(&format!("gradient/{}", parameter.name)) else {
+                continue;
+            };
+            let found = parameter.tensor.grad();
+            if found.size() != gradient.size() {
+                // GPT-2 stores [in, out].
+                gradient = gradient.transpose(0, 1);
+            }
+            let largest = gradient.abs().max().double_value(&[]);
+            let difference = max_difference(&found, &gradient).unwrap() / largest.max(1.0);
+            println!("{}, {}: {difference:e}", name(&dir), parameter.name);
+            assert!(difference <= LOSSES, "{}: {difference:e}", parameter.name);
+            n_checked += 1;
+        }
+    }
+    assert!(n_checked >= 12, "only {n_checked} gradients were compared");
+}
+
 /// A case of the fixture: the plugin, whether the models are causal, channels of a head in student
 /// and teacher.
-const STATE_LOSSES: [(&str, &str, bool, [usize; 2]); 11] = [
+const STATE_LOSSES: [(&str, &str, bool, [usize; 2]); 12] = [
     ("cosine", "hidden_state", true, [3, 3]),
     ("cosine_filled", "mlp_input", true, [3, 3]),
     ("cosine_filled", "embedding", false, [3, 3]),
     ("mse", "embedding:distance=mse", true, [3, 3]),
     ("mse_filled", "hidden_state:distance=mse", true, [3, 3]),
     ("mse_filled", "mlp_input:distance=mse", false, [3, 3]),
+    ("mse_filled", "neuron_clone", true, [3, 3]),
     // Three heads of the student's; the teacher's six of four channels are taken two by two.
     ("relation_3_heads_of_6", "attention_relation", false, [4, 4]),
     (

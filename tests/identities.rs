@@ -440,6 +440,56 @@ fn a_student_of_one_model_under_another_is_said() {
 // --------------------------------------------------------------------------------------------------------
 
 #[test]
+fn draws_serve_what_is_linear_in_the_teachers_distribution() {
+    let desk = Models::new();
+    let drawn = |n: usize, losses: &'static [&str]| {
+        let dir = desk.at("drawn");
+        move |o: &mut DistillOptions| {
+            o.teacher_options.teacher_cache = Some(dir);
+            o.teacher_options.cache_samples = Some(n);
+            o.training.losses = losses.iter().map(|loss| loss.parse().unwrap()).collect();
+        }
+    };
+    desk.distill("base", "chat", drawn(12, &["forward_kl", "cross_entropy"]))
+        .unwrap();
+    assert_eq!(desk.value("drawn/cache.json")["draws"]["n"], 12);
+    for (n, losses, says) in [
+        (12, &["reverse_kl"][..], "`reverse_kl` is not linear"),
+        (12, &["forward_kl:temperature=2"], "is not linear"),
+        (12, &["logit_mse"], "compares logits as they are"),
+        (0, &["forward_kl"], "cache_samples: expected 1 to"),
+        (16, &["forward_kl"], "draws: stored {\"n\":12"),
+    ] {
+        let refused = desk.distill("base", "chat", drawn(n, losses)).unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+}
+
+#[test]
+fn a_length_stage_is_part_of_what_a_resumed_run_shares() {
+    let desk = Models::new();
+    let staged = |seq_len| {
+        move |o: &mut DistillOptions| {
+            (o.training.seq_len, o.training.batch_size) = (Some(8), 4);
+            o.training.length_stage = Some(format!("0.5:{seq_len}").parse().unwrap());
+            o.training.stop_after = Some(1);
+        }
+    };
+    desk.distill("base", "chat", staged(16)).unwrap();
+    assert_refused(
+        desk.go_on("base", "chat", true, staged(32)),
+        &["other settings", "length_stage"],
+    );
+    desk.go_on("base", "chat", true, staged(16)).unwrap();
+    let refused = desk.distill("base", "chat", staged(12)).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("32 tokens, which are no whole")
+    );
+}
+
+#[test]
 fn caches_and_states_name_the_other_teacher() {
     let desk = Models::new();
     let cached = |o: &mut DistillOptions| o.teacher_options.teacher_cache = Some(desk.at("said"));

@@ -2,6 +2,8 @@
 
 /// A step over its passes: what is averaged over what.
 mod averages;
+/// Neurons that stayed, beside what they were.
+mod cloning;
 /// Windows of conversations: what counts, what stays whole, what attention reaches.
 mod conversations;
 /// Operations and waits of a step, counted.
@@ -10,6 +12,8 @@ mod costs;
 mod data;
 /// Models and texts at the edge of what numbers can hold.
 mod degenerate;
+/// A teacher of whom draws are remembered.
+mod draws;
 /// Continuations with and without the key/value cache.
 mod generation;
 /// What a training run keeps, whatever happens to it.
@@ -38,6 +42,8 @@ mod scoring;
 mod searching;
 /// Layers whose weights are brought when they run.
 mod sharded;
+/// Longer windows at the end of a training.
+mod stages;
 /// Where a teacher may be, and losses on states.
 mod teachers;
 /// The loop, the objective, resuming.
@@ -147,6 +153,7 @@ fn trainer<'a>(
         teacher: Some(RefCell::new(Box::new(InMemoryTeacher(teacher)))),
         correction: None,
         loader,
+        long: None,
         task: Task::NextToken,
         settings,
         saving: Saving::default(),

@@ -13,8 +13,8 @@ use minitron_core::calibrate::{Observation, SequenceStat, Site};
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::{
     Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss,
-    Measurements, Mixer, Need, Observed, Reconstruction, RunMixer, Scorer, SitePair, StateLoss,
-    States, Subject, TeacherNeed,
+    Measurements, Mixer, ModelPair, Need, Observed, Reconstruction, RunMixer, Scorer, SitePair,
+    StateLoss, States, Subject, TeacherNeed,
 };
 use minitron_core::descriptor;
 use minitron_core::error::Result;
@@ -382,16 +382,10 @@ impl LogitLoss for BadLoss {
 
 #[typetag::serde(name = "bad_states")]
 impl StateLoss for BadStates {
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        let last = SitePair {
-            student: Site::Last,
-            teacher: Site::Last,
-        };
-        let deep = SitePair {
-            student: Site::LayerInput(teacher.n_layers() - 1),
-            ..last
-        };
-        let _ = student;
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
+        let last = SitePair::new(Site::Last, Site::Last);
+        let deep = Site::LayerInput(models.teacher.n_layers() - 1);
+        let deep = SitePair::new(deep, Site::Last);
         Ok(match self.fault.as_str() {
             "nothing" => Vec::new(),
             "depth" => vec![deep],

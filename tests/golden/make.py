@@ -12,6 +12,11 @@ fixtures/CASE/expected.safetensors
 fixtures/CASE/metrics.safetensors, for some cases: scores that need weights, gradients or a model without a layer
     magnitude/DIM, taylor/DIM           [F], [H], [E], [layers] f64
     perplexity/depth                    [layers] f64
+    normalised_error/depth              [layers] f64
+fixtures/CASE/neuron_clone.safetensors, for the same: a cut student's neurons beside those of the model
+    kept/depth, kept/mlp.L              [kept] i64
+    value                               [] f64
+    gradient/NAME                       of the student's parameters, as `save_pretrained` names and lays them
 fixtures/losses.safetensors     losses on rows of logits and their gradients, in f64 from the f32 logits
     random|sines.student|teacher        [N, V] f32
     random|sines.labels                 [N] i64
@@ -24,6 +29,7 @@ fixtures/state_losses.safetensors       losses on states, in f64 from f32 states
 fixtures/adamw.safetensors      a parameter after each of five steps
 """
 
+import copy
 import json
 import math
 import shutil
@@ -135,7 +141,7 @@ def scores(sites, n_heads):
 
 # --- files ---------------------------------------------------------------------------------------------------------
 
-RESULTS = ["expected", "metrics", "losses", "state_losses", "adamw"]
+RESULTS = ["expected", "metrics", "neuron_clone", "losses", "state_losses", "adamw"]
 EARLIER = {path: load_file(path) for path in FIXTURES.rglob("*.safetensors") if path.stem in RESULTS}
 
 
@@ -386,7 +392,9 @@ def write_metrics(name):
     result |= {f"taylor/{dim}": total for dim, total in products.items()}
     depth = [sum((p * p.grad).abs().sum() for p in layer.parameters()).detach().double() for layer in layers]
     result["taylor/depth"] = torch.stack(depth)
-    losses = []
+    losses, errors = ([], [])
+    with torch.no_grad():
+        whole = base(input_ids).last_hidden_state.double()
     for idx in range(len(layers)):
         # The layer's place is taken by what gives its input back.
         hook = layers[idx].register_forward_hook(
@@ -394,9 +402,84 @@ def write_metrics(name):
         )
         with torch.no_grad():
             losses.append(next_token_loss(model, input_ids))
+            errors.append((whole - base(input_ids).last_hidden_state.double()).square().sum() / whole.square().sum())
         hook.remove()
     result["perplexity/depth"] = torch.stack(losses)
+    result["normalised_error/depth"] = torch.stack(errors)
     save({key: value.contiguous() for key, value in result.items()}, folder / "metrics.safetensors")
+
+
+# --- neurons that stayed -------------------------------------------------------------------------------------------
+
+# Per family: what reads the stream in an MLP, the axis of its neurons, and what reads the neurons, with theirs.
+NEURONS = {
+    "llama": ([("mlp.gate_proj", 0), ("mlp.up_proj", 0)], ("mlp.down_proj", 1)),
+    "nemotron": ([("mlp.up_proj", 0)], ("mlp.down_proj", 1)),
+    "gpt2": ([("mlp.c_fc", 1)], ("mlp.c_proj", 0)),
+}
+
+
+def layers_of(model):
+    return getattr(model.base_model, "layers", None) or model.base_model.h
+
+
+def cut_neurons(model, depth, kept):
+    """The layers of `depth`, and of each the neurons that `kept` names."""
+    student = copy.deepcopy(model)
+    layers = torch.nn.ModuleList(layers_of(student)[idx] for idx in depth)
+    setattr(student.base_model, "layers" if hasattr(student.base_model, "layers") else "h", layers)
+    reads, writes = NEURONS[model.config.model_type]
+    for idx, layer in zip(depth, layers):
+        for name, axis in [*reads, writes]:
+            module = resolved(layer, name)
+            module.weight = torch.nn.Parameter(module.weight.detach().index_select(axis, kept[idx]))
+            if (name, axis) != writes and module.bias is not None:
+                module.bias = torch.nn.Parameter(module.bias.detach()[kept[idx]])
+            if hasattr(module, "nf"):
+                module.nf = module.weight.shape[1]  # GPT-2's projections are told how wide they are
+    return student
+
+
+def projected(model, input_ids):
+    """Per layer, what each projection that reads the stream in the MLP gives."""
+    found = []
+    reads, _ = NEURONS[model.config.model_type]
+    modules = [[resolved(layer, name) for name, _ in reads] for layer in layers_of(model)]
+    for of_layer in modules:
+        found.append([])
+        for module in of_layer:
+            module.register_forward_hook(lambda _, args, out, into=found[-1]: into.append(out))
+    model(input_ids, use_cache=False)
+    return found
+
+
+def write_neuron_clone(name):
+    folder = FIXTURES / name
+    teacher = reference.load(folder)
+    input_ids = load_file(folder / "expected.safetensors")["input_ids"]
+    generator = torch.Generator().manual_seed(3)
+    n_layers = len(layers_of(teacher))
+    depth = [idx for idx in range(n_layers) if idx != n_layers - 2]
+    reads, _ = NEURONS[teacher.config.model_type]
+    widths = [resolved(layer, reads[0][0]).weight.shape[reads[0][1]] for layer in layers_of(teacher)]
+    kept = [torch.randperm(width, generator=generator)[: width // 2].sort().values for width in widths]
+    student = cut_neurons(teacher, depth, kept)
+    with torch.no_grad():
+        theirs = projected(teacher, input_ids)
+    ours = projected(student, input_ids)
+    terms = [
+        (a - b[..., kept[idx]]).double().square().mean()
+        for idx, of_layer in zip(depth, ours)
+        for a, b in zip(of_layer, theirs[idx])
+    ]
+    value = torch.stack(terms).mean()
+    value.backward()
+    result = {"value": value.detach(), "kept/depth": torch.tensor(depth)}
+    result |= {f"kept/mlp.{idx}": units for idx, units in enumerate(kept)}
+    gradients = {key: p.grad for key, p in student.named_parameters() if p.grad is not None}
+    shown = ("gate_proj.weight", "up_proj.weight", "c_fc.weight", "q_proj.weight", "embed_tokens.weight", "wte.weight")
+    result |= {f"gradient/{key}": grad.contiguous() for key, grad in gradients.items() if key.endswith(shown)}
+    save(result, folder / "neuron_clone.safetensors")
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -566,6 +649,7 @@ def main():
     if "metrics" in wanted:
         for name in ("llama_untied", "nemotron_untied", "gpt2_gelu"):
             write_metrics(name)
+            write_neuron_clone(name)
     for name, write_file in others.items():
         if name in wanted:
             write_file()

@@ -15,16 +15,18 @@ use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::model::{LoadOptions, Transformer};
+use minitron_core::plan::Plan;
 use minitron_core::progress::{Interrupt, Silent};
 use minitron_core::registry::{Kind as PluginKind, PluginSpec};
+use minitron_core::spec::{HIDDEN, ModelSpec};
 use minitron_core::windows::{Sample, Task, Windows};
 use minitron_engine::data::{DataLoader, DataSpec, LoaderOptions, Pack, TextOptions, Tokenizer};
 use minitron_engine::ranks::Ranks;
 use minitron_engine::score::mean_gradient;
 use minitron_engine::train::{
     AdamWSettings, CacheHeader, CacheType, CachedTeacher, Correction, Counts, HeldOut,
-    InMemoryTeacher, Learner, LiftStart, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
-    TeacherCache, Term, TrainSettings, Trainer, Weight,
+    InMemoryTeacher, Learner, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
+    TeacherCache, Term, TermStart, TrainSettings, Trainer, Weight,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -118,10 +120,11 @@ impl Case {
                 });
                 continue;
             }
-            let start = LiftStart {
+            let kept = first_units(&student.spec);
+            let start = TermStart {
                 device: Device::Cpu,
                 kind: self.kind,
-                kept_hidden: None,
+                kept: Some(&kept),
                 seed: 3,
             };
             let loss = registry.build::<dyn StateLoss>(spec).unwrap();
@@ -875,4 +878,13 @@ fn what_a_loss_is_averaged_over_is_on_record_beside_it() {
             && alone["embedding"].get("n_predictions").is_none()
     );
     assert_eq!(alone["embedding"]["n_states"], json!(4 * 16));
+}
+
+/// As if a student had kept the first units of each dim, in another basis of the stream.
+fn first_units(student: &ModelSpec) -> Plan {
+    let dims = student.dims.values().filter(|dim| dim.name != HIDDEN);
+    let kept = dims.map(|dim| (dim.name.clone(), (0..dim.size).collect()));
+    Plan {
+        kept: kept.collect(),
+    }
 }

@@ -13,7 +13,7 @@ use minitron_core::windows::{Task, Windows};
 use minitron_engine::data::DataLoader;
 use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
-    AdamW, AdamWSettings, Counts, LiftStart, Objective, Saving, StateTerm, Term, TrainSettings,
+    AdamW, AdamWSettings, Counts, Objective, Saving, StateTerm, Term, TermStart, TrainSettings,
     Trainer, Weight,
 };
 use minitron_torch::{OpCounter, OpCounts};
@@ -61,10 +61,10 @@ impl Step {
                 .unwrap()
                 .into(),
         });
-        let start = LiftStart {
+        let start = TermStart {
             device: Device::Cpu,
             kind: Kind::Float,
-            kept_hidden: None,
+            kept: None,
             seed: 0,
         };
         let states = self.on_states.iter().map(|weight| {

@@ -5,17 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use minitron::{families, tiny_bert};
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::Result;
 use minitron_core::evaluate::{Pooling, sentence_embeddings};
 use minitron_core::model::{Input, LoadOptions, NoTap, Port, Site, Transformer};
 use minitron_core::progress::{Interrupt, Silent};
-use minitron_core::spec::ModelSpec;
 use minitron_core::windows::{Batch, Task, Windows, fill};
 use minitron_engine::data::DataLoader;
 use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
-    Counts, InMemoryTeacher, LiftStart, Objective, Sharding, StateTerm, StreamedTeacher, Teacher,
+    Counts, InMemoryTeacher, Objective, Sharding, StateTerm, StreamedTeacher, Teacher, TermStart,
     TrainSettings, Trainer, Weight,
 };
 use serde::{Deserialize, Serialize};
@@ -208,18 +207,13 @@ struct Distance {}
 
 #[typetag::serde(name = "distance")]
 impl StateLoss for Distance {
-    fn pairs(&self, student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
         let sites = [
-            student.site(1, Port::VALUE).unwrap(),
+            models.student.site(1, Port::VALUE).unwrap(),
             Site::LayerOutput(1),
             Site::Last,
         ];
-        Ok(sites
-            .map(|site| SitePair {
-                student: site,
-                teacher: site,
-            })
-            .into())
+        Ok(sites.map(|site| SitePair::new(site, site)).into())
     }
 
     fn projects(&self) -> bool {
@@ -236,10 +230,10 @@ impl StateLoss for Distance {
 }
 
 fn objective(student: &Model, teacher: &Model, recompute: bool) -> Objective {
-    let start = LiftStart {
+    let start = TermStart {
         device: Device::Cpu,
         kind: Kind::Float,
-        kept_hidden: None,
+        kept: None,
         seed: 3,
     };
     let (student, teacher) = (&student.spec, &teacher.spec);

@@ -28,7 +28,13 @@ fn specs() -> Vec<PluginSpec> {
         .of_kind(Kind::Importance)
         .filter(|plugin| reads_no_file(plugin));
     let mut specs: Vec<PluginSpec> = plugins.map(|plugin| PluginSpec::bare(plugin.tag)).collect();
-    for tag in ["block_influence", "perplexity"] {
+    let of_runs = [
+        "block_influence",
+        "perplexity",
+        "norm_ratio",
+        "normalised_error",
+    ];
+    for tag in of_runs {
         specs.push(PluginSpec::bare(tag).with("span", 2));
     }
     for seq in ["mean", "l2", "var"] {
@@ -90,7 +96,13 @@ fn scores_do_not_depend_on_the_batch_size() {
 }
 
 fn looks(spec: &PluginSpec) -> bool {
-    ["activation", "block_influence", "perplexity"].contains(&spec.tag.as_str())
+    let tags = [
+        "activation",
+        "block_influence",
+        "perplexity",
+        "normalised_error",
+    ];
+    tags.contains(&spec.tag.as_str())
 }
 
 #[test]
@@ -697,5 +709,36 @@ fn channel_metrics_are_activations_times_the_weights_that_read_them() {
                 assert!(differs <= 1e-5, "{metric}/{dim}: {differs:e}");
             }
         }
+    }
+}
+
+#[test]
+fn a_layer_that_writes_nothing_leaves_the_states_and_their_norms() {
+    let windows = some_windows(3, 10, 61, 6).unwrap();
+    for config in [tiny_llama(), tiny_gpt2()] {
+        let mut model = Model::new(&config, 33).unwrap();
+        let mut scaled = MemorySource::default();
+        for param in &model.spec.params {
+            let (name, mut tensor) = (param.name(), model.source.read(&param.name()).unwrap());
+            let writes = [Role::DOWN, Role::ATTENTION_OUTPUT].contains(&param.role);
+            if param.layer() == Some(1) && writes {
+                tensor = tensor.zeros_like();
+            }
+            model.source.insert(name.clone(), &tensor).unwrap();
+            if param.role == Role::FINAL_NORM {
+                tensor = tensor.multiply_scalar(3.0);
+            }
+            scaled.insert(name, &tensor).unwrap();
+        }
+        let scores = |source: &MemorySource| {
+            let specs = ["normalised_error", "norm_ratio"].map(|spec| metric(spec).unwrap());
+            let scores = score(source, &model.spec, specs.into(), &windows, 2).unwrap();
+            ["normalised_error/depth", "norm_ratio/depth"].map(|name| scores.by_name[name].clone())
+        };
+        let [errors, ratios] = scores(&model.source);
+        assert_eq!((errors[1], ratios[1]), (0.0, 1.0), "{}", model.family());
+        assert!(errors[0] > 0.01 && errors[2] > 0.01, "{errors:?}");
+        let [scaled, _] = scores(&scaled);
+        assert!(relative_scores(&scaled, &errors) < REORDERED, "{scaled:?}");
     }
 }

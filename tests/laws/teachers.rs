@@ -6,16 +6,16 @@ use std::path::Path;
 use std::rc::Rc;
 
 use minitron::{registry, some_windows, tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron};
-use minitron_core::contract::{LogitLoss, SitePair, StateLoss, States};
+use minitron_core::contract::{LogitLoss, ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Transformer};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{At, ModelSpec};
+use minitron_core::spec::At;
 use minitron_core::windows::{Batch, Task, Windows};
 use minitron_engine::train::{
-    CacheHeader, CacheType, CachedTeacher, Counts, InMemoryTeacher, LiftStart, Objective,
-    StateTerm, StreamedTeacher, Teacher, TeacherCache, Term, Weight,
+    CacheHeader, CacheType, CachedTeacher, Counts, InMemoryTeacher, Objective, StateTerm,
+    StreamedTeacher, Teacher, TeacherCache, Term, TermStart, Weight,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,7 +29,7 @@ struct Everywhere {}
 
 #[typetag::serde(name = "everywhere")]
 impl StateLoss for Everywhere {
-    fn pairs(&self, student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
         let inside = |layer| {
             let part = |sublayer, port| Site::Inside {
                 at: At::Sublayer { layer, sublayer },
@@ -46,13 +46,10 @@ impl StateLoss for Everywhere {
                 Site::LayerOutput(layer),
             ]
         };
-        let sites = (0..student.n_layers()).flat_map(inside).chain([Site::Last]);
-        Ok(sites
-            .map(|site| SitePair {
-                student: site,
-                teacher: site,
-            })
-            .collect())
+        let sites = (0..models.student.n_layers())
+            .flat_map(inside)
+            .chain([Site::Last]);
+        Ok(sites.map(|site| SitePair::new(site, site)).collect())
     }
 
     fn projects(&self) -> bool {
@@ -74,11 +71,8 @@ struct LastState {}
 
 #[typetag::serde(name = "last_state")]
 impl StateLoss for LastState {
-    fn pairs(&self, _student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        Ok(vec![SitePair {
-            student: Site::Last,
-            teacher: Site::Last,
-        }])
+    fn pairs(&self, _models: &ModelPair) -> Result<Vec<SitePair>> {
+        Ok(vec![SitePair::new(Site::Last, Site::Last)])
     }
 
     fn projects(&self) -> bool {
@@ -90,7 +84,7 @@ impl StateLoss for LastState {
     }
 }
 
-fn logit_term(weight: f64) -> Term {
+pub(super) fn logit_term(weight: f64) -> Term {
     let loss = registry()
         .build::<dyn LogitLoss>(&PluginSpec::bare("forward_kl"))
         .unwrap();
@@ -107,10 +101,10 @@ fn state_term(
     student: &Model,
     teacher: &Model,
 ) -> StateTerm {
-    let start = LiftStart {
+    let start = TermStart {
         device: Device::Cpu,
         kind: Kind::Float,
-        kept_hidden: None,
+        kept: None,
         seed: 3,
     };
     StateTerm::new(
@@ -141,7 +135,7 @@ fn take_gradients(model: &Transformer) -> Vec<(String, Tensor)> {
     taken
 }
 
-fn batch(windows: &Windows, student: &Model) -> Batch {
+pub(super) fn batch(windows: &Windows, student: &Model) -> Batch {
     let chosen: Vec<usize> = (0..windows.len()).collect();
     let task = Task::of(student.spec.options.causal, Some(4), 1).unwrap();
     task.batch(windows, &chosen, Device::Cpu).unwrap()
@@ -377,14 +371,14 @@ fn a_teacher_may_compute_in_less_than_its_student() {
     }
 }
 
-const VOCAB: usize = 61;
+pub(super) const VOCAB: usize = 61;
 
-fn header(top_k: usize, dtype: CacheType) -> CacheHeader {
+pub(super) fn header(top_k: usize, dtype: CacheType) -> CacheHeader {
     CacheHeader::new("a teacher".into(), "float".into(), VOCAB, top_k, dtype)
 }
 
 /// A remembered teacher that counts how often the real one is loaded.
-fn remembered<'a>(
+pub(super) fn remembered<'a>(
     teacher: &'a Model,
     dir: &Path,
     header: CacheHeader,
@@ -405,7 +399,7 @@ fn remembered<'a>(
 }
 
 /// Logits of all rows.
-fn words(teacher: &mut dyn Teacher, targets: &Batch, student_nv: &Tensor) -> Tensor {
+pub(super) fn words(teacher: &mut dyn Teacher, targets: &Batch, student_nv: &Tensor) -> Tensor {
     teacher
         .forward(targets, true, &BTreeSet::new())
         .unwrap()

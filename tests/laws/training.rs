@@ -14,8 +14,8 @@ use minitron_core::windows::{Batch, Task, Windows};
 use minitron_engine::data::{Cursor, DataLoader, DataSpec, LoaderOptions, TextOptions, Tokenizer};
 use minitron_engine::ranks::Ranks;
 use minitron_engine::train::{
-    Correction, Counts, HeldOut, InMemoryTeacher, Learner, LiftStart, Objective, Outcome, Saving,
-    Sharding, StateTerm, Term, TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
+    Correction, Counts, HeldOut, InMemoryTeacher, Learner, Objective, Outcome, Saving, Sharding,
+    StateTerm, Term, TermStart, TrainSettings, Trainer, Weight, WriteStudent, saved_cursor,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -327,6 +327,7 @@ impl<'a> Run<'a> {
                 Arc::new(self.windows.clone()),
                 self.settings.seed,
             )),
+            long: None,
             task: Task::of(self.student.is_causal(), Some(4), 1)?,
             settings: &self.settings,
             saving: self.saving,
@@ -586,10 +587,10 @@ fn a_learned_map_is_resumed_with_its_student() {
         let student = ours.trainable().unwrap();
         let spec = PluginSpec::bare("hidden_state").with("layers", "last");
         let loss = registry().build::<dyn StateLoss>(&spec).unwrap();
-        let start = LiftStart {
+        let start = TermStart {
             device: Device::Cpu,
             kind: Kind::Float,
-            kept_hidden: None,
+            kept: None,
             seed: 3,
         };
         let (label, weight) = ("hidden_state".to_owned(), Weight::Dynamic(1.0));

@@ -1,7 +1,6 @@
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::Result;
 use minitron_core::model::Site;
-use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -21,11 +20,8 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "log_cosh")]
 impl StateLoss for LogCosh {
-    fn pairs(&self, _student: &ModelSpec, _teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        Ok(vec![SitePair {
-            student: Site::Last,
-            teacher: Site::Last,
-        }])
+    fn pairs(&self, _models: &ModelPair) -> Result<Vec<SitePair>> {
+        Ok(vec![SitePair::new(Site::Last, Site::Last)])
     }
 
     fn projects(&self) -> bool {

@@ -7,6 +7,8 @@ mod world;
 
 pub use crate::model::Site;
 pub use calibration::Calibration;
-pub use observation::{Ablated, Activations, Measured, Observation, SequenceStat, Weights, to_vec};
+pub use observation::{
+    Ablated, AblatedStates, Activations, Measured, Observation, SequenceStat, Weights, to_vec,
+};
 pub use scores::{NamedMetric, Scores};
 pub use world::{Alone, World};

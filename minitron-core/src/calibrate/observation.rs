@@ -20,6 +20,8 @@ pub enum Observation<'a> {
     Weights(Weights<'a>),
     /// Some predictions of the model without some layers.
     Ablated(Ablated<'a>),
+    /// The last hidden states of the model without some layers.
+    AblatedStates(AblatedStates<'a>),
     /// A measurement of the model without some layers.
     Measured(Measured),
 }
@@ -30,6 +32,7 @@ impl<'a> Observation<'a> {
             Observation::Activations(_) => "activations",
             Observation::Weights(_) => "weights",
             Observation::Ablated(_) => "predictions of an ablated model",
+            Observation::AblatedStates(_) => "states of an ablated model",
             Observation::Measured(_) => "a measurement of an ablated model",
         }
     }
@@ -62,6 +65,14 @@ impl<'a> Observation<'a> {
         match self {
             Observation::Ablated(seen) => Ok(seen),
             _ => self.wrong("ablations"),
+        }
+    }
+
+    /// The states, for a scorer that asked for ablated states.
+    pub fn ablated_states(&self) -> Result<&AblatedStates<'a>> {
+        match self {
+            Observation::AblatedStates(seen) => Ok(seen),
+            _ => self.wrong("ablated states"),
         }
     }
 
@@ -98,6 +109,18 @@ pub struct Ablated<'a> {
     pub logits_nv: &'a Tensor,
     /// Right answers \[N\].
     pub labels_n: &'a Tensor,
+}
+
+/// What a head would read of one batch, with all layers and without some. B batch, T tokens, E
+/// embed.
+#[derive(Debug)]
+pub struct AblatedStates<'a> {
+    /// The layers left out.
+    pub layers: Range<usize>,
+    /// The whole model's [B, T, E].
+    pub whole_bte: &'a Tensor,
+    /// Those without the layers [B, T, E].
+    pub without_bte: &'a Tensor,
 }
 
 /// A measurement without some layers.

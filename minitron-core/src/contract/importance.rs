@@ -43,6 +43,12 @@ pub enum Need {
         /// Layers in a run.
         span: usize,
     },
+    /// [`Observation::AblatedStates`]: the last hidden states of the calibration windows without
+    /// each run of so many layers, beside those of the whole model. No head is needed.
+    AblatedStates {
+        /// Layers in a run.
+        span: usize,
+    },
     /// [`Observation::Measured`]: a measurement of the model without each run of so many layers.
     Measurements {
         /// Layers in a run.

@@ -38,6 +38,16 @@ pub trait LogitLoss: Debug + Send + Sync {
     /// What of the teacher is needed; where no loss needs it, the teacher does not run.
     fn teacher(&self) -> TeacherNeed;
 
+    /// Whether the gradient in the student's logits is linear in the teacher's distribution, as
+    /// that of a divergence from it is: q − p. Then draws from the distribution can stand in for
+    /// it, since the mean over draws is the gradient of the whole.
+    ///
+    /// # Law
+    /// Under the mean of two distributions it is the mean of the gradients under each.
+    fn is_linear_in_teacher(&self) -> bool {
+        false
+    }
+
     /// `loss_n` in nats (or the loss's own unit) from raw logits [N, V] and next tokens \[N\].
     fn rows(
         &self,

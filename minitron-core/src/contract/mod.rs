@@ -24,4 +24,4 @@ pub use corpus::{Corpus, Document, Documents};
 pub use evaluator::{Evaluator, Measurements};
 pub use importance::{Importance, Need, Scorer};
 pub use loss::{LogitLoss, TeacherNeed};
-pub use state_loss::{SitePair, StateLoss, States};
+pub use state_loss::{ModelPair, SitePair, StateLoss, States};

@@ -2,17 +2,108 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use crate::error::{Present, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::Site;
-use crate::spec::ModelSpec;
+use crate::plan::Plan;
+use crate::spec::{DEPTH, ModelSpec, dim_of_layer};
 
 /// Two places whose states are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SitePair {
     /// In the student.
     pub student: Site,
     /// In the teacher.
     pub teacher: Site,
+    /// Channels of the teacher's states that the loss is shown, in the order of the student's; all
+    /// of them where none are named.
+    pub channels: Option<Vec<usize>>,
+}
+
+impl SitePair {
+    /// Two places, with all channels of both.
+    pub fn new(student: Site, teacher: Site) -> Self {
+        SitePair {
+            student,
+            teacher,
+            channels: None,
+        }
+    }
+
+    /// Channels of states [B, T, C] by their indices \[K\]: [B, T, K].
+    pub fn pick(x_btc: &Tensor, channels_k: &Tensor) -> Result<Tensor> {
+        Ok(x_btc.f_index_select(-1, channels_k)?)
+    }
+}
+
+/// The models that a loss compares.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelPair<'a> {
+    /// Who learns.
+    pub student: &'a ModelSpec,
+    /// Who is listened to.
+    pub teacher: &'a ModelSpec,
+    /// Which of the teacher's units the student kept, where it was cut from this teacher and that
+    /// is known. A dim that the plan leaves out stayed whole; the channels of a turned stream
+    /// are none of the teacher's, and left out.
+    pub kept: Option<&'a Plan>,
+}
+
+impl<'a> ModelPair<'a> {
+    /// Models of which is not known whether one was cut from the other.
+    pub fn new(student: &'a ModelSpec, teacher: &'a ModelSpec) -> Self {
+        ModelPair {
+            student,
+            teacher,
+            kept: None,
+        }
+    }
+
+    /// The teacher's layer behind each of the student's, for the loss of this name.
+    ///
+    /// # Errors
+    /// `Recipe` where it is not known what the student kept, or that leaves another depth.
+    pub fn kept_layers(&self, tag: &str) -> Result<Vec<usize>> {
+        let n_layers = self.student.n_layers();
+        self.kept_of(tag, DEPTH, self.teacher.n_layers(), n_layers)
+    }
+
+    /// The units that a layer of the student kept of one of the teacher's, of dims of a kind.
+    ///
+    /// # Errors
+    /// `Recipe` where that is not known, or leaves another size.
+    pub fn kept_units(
+        &self,
+        tag: &str,
+        kind: &str,
+        (student, teacher): (usize, usize),
+    ) -> Result<Vec<usize>> {
+        let dim = dim_of_layer(kind, teacher);
+        let n_units = self.teacher.dim(&dim)?.size;
+        let n_kept = self.student.dim(&dim_of_layer(kind, student))?.size;
+        self.kept_of(tag, &dim, n_units, n_kept)
+    }
+
+    /// What the plan keeps of a dim, of so many units as many as the student has.
+    fn kept_of(&self, tag: &str, dim: &str, n_units: usize, n_kept: usize) -> Result<Vec<usize>> {
+        let Some(plan) = self.kept else {
+            return Err(Error::Recipe(format!(
+                "{tag}: which units of the teacher the student kept is not known: beside it lies \
+                 no plan.json of a cut from this teacher; name the teacher that it was pruned \
+                 from, or leave this loss out"
+            )));
+        };
+        let kept = plan.kept.get(dim).cloned();
+        let kept = kept.unwrap_or_else(|| (0..n_units).collect());
+        if kept.len() == n_kept && kept.iter().all(|&unit| unit < n_units) {
+            return Ok(kept);
+        }
+        Err(Error::Recipe(format!(
+            "{tag}: the student's plan keeps {} of the teacher's {n_units} units of `{dim}`, the \
+             student has {n_kept}; name the teacher that it was pruned from, or leave this loss \
+             out",
+            kept.len()
+        )))
+    }
 }
 
 /// One model's activations at a site. B batch, T tokens, C the site's width.
@@ -63,13 +154,15 @@ pub trait StateLoss: Debug + Send + Sync {
     /// What is compared in models of these shapes.
     ///
     /// # Errors
-    /// `Recipe` where a named layer does not exist, saying which do.
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>>;
+    /// `Recipe` where a named layer does not exist, saying which do, or where what the student kept
+    /// of its teacher has to be known and is not.
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>>;
 
     /// Whether a linear map, learned with the student and shared by all pairs, takes the student's
     /// states to the teacher's width first. It is there only where the widths differ.
     fn projects(&self) -> bool;
 
-    /// The loss at one pair, a scalar: its mean over tokens.
+    /// The loss at one pair, a scalar: its mean over tokens. Of the teacher's states the pair's
+    /// channels alone are shown.
     fn loss(&self, student: &States, teacher: &States) -> Result<Tensor>;
 }

@@ -54,7 +54,10 @@ impl Mixer for Mlp {
     }
 
     fn shows(&self) -> Vec<Port> {
-        vec![Port::PRE_ACTIVATION, Port::NEURONS]
+        match self.gate {
+            Gate::None => vec![Port::PRE_ACTIVATION, Port::NEURONS],
+            _ => vec![Port::PRE_ACTIVATION, Port::FACTOR, Port::NEURONS],
+        }
     }
 
     /// Projections and products.
@@ -117,6 +120,7 @@ impl RunMixer for RunMlp {
                 let half = both.size().last().copied().present("gate and up")? / 2;
                 let (gate, up) = (both.f_narrow(-1, 0, half)?, both.f_narrow(-1, half, half)?);
                 tap.show(Port::PRE_ACTIVATION, &gate)?;
+                tap.show(Port::FACTOR, &up)?;
                 let inner_btf = activate(&gate, self.activation)?.f_mul(&up)?;
                 tap.show(Port::NEURONS, &inner_btf)?;
                 return self.down.forward(&inner_btf);
@@ -125,7 +129,11 @@ impl RunMixer for RunMlp {
         tap.show(Port::PRE_ACTIVATION, &activated)?;
         let activated = activate(&activated, self.activation)?;
         let inner_btf = match factor {
-            Some(up) => activated.f_mul(&up.forward(x_bte)?)?,
+            Some(up) => {
+                let up_btf = up.forward(x_bte)?;
+                tap.show(Port::FACTOR, &up_btf)?;
+                activated.f_mul(&up_btf)?
+            }
             None => activated,
         };
         tap.show(Port::NEURONS, &inner_btf)?;

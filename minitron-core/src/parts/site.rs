@@ -25,6 +25,8 @@ impl Port {
     pub const ROPE_PAIRS: Port = Port("rope_pairs");
     /// An MLP's activated projection before its non-linearity, [B, T, F].
     pub const PRE_ACTIVATION: Port = Port("pre_activation");
+    /// A gated MLP's other projection, which the activated one is multiplied by, [B, T, F].
+    pub const FACTOR: Port = Port("factor");
     /// Input of an MLP's second projection, [B, T, F].
     pub const NEURONS: Port = Port("neurons");
 }

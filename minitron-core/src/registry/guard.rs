@@ -23,7 +23,8 @@ use crate::calibrate::Observation;
 use crate::checkpoint::Config;
 use crate::contract::{
     Allocator, Architecture, Axis, Corpus, Document, Documents, Evaluator, Importance, LogitLoss,
-    Measurements, Need, Reconstruction, Scorer, SitePair, StateLoss, States, Subject, TeacherNeed,
+    Measurements, ModelPair, Need, Reconstruction, Scorer, SitePair, StateLoss, States, Subject,
+    TeacherNeed,
 };
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Rankings, Space};
@@ -263,6 +264,10 @@ impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
         self.ask(LogitLoss::teacher, TeacherNeed::Nothing)
     }
 
+    fn is_linear_in_teacher(&self) -> bool {
+        self.ask(LogitLoss::is_linear_in_teacher, false)
+    }
+
     fn rows(
         &self,
         student_nv: &Tensor,
@@ -286,8 +291,8 @@ impl<P: LogitLoss + Serialize> LogitLoss for Guarded<P> {
 impl<P: StateLoss + Serialize> StateLoss for Guarded<P> {
     same_tag!();
 
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        self.call(|plugin| plugin.pairs(student, teacher))
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
+        self.call(|plugin| plugin.pairs(models))
     }
 
     fn projects(&self) -> bool {

@@ -167,7 +167,8 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
         if teacher.checkpoint.dir != folder.checkpoint.dir {
             other = Some(context.load(&teacher.checkpoint.tensors, &teacher.spec, false)?);
         }
-        kept_hidden = self::kept_hidden(context, &folder.checkpoint.dir, teacher)?;
+        let kept = kept_units(context, &folder.checkpoint.dir, teacher)?;
+        kept_hidden = kept.and_then(|mut plan| plan.kept.remove(HIDDEN));
     }
     let subject = Subject {
         model: &model,
@@ -325,21 +326,19 @@ fn windows(
     Ok(Some(windows))
 }
 
-/// Residual channels that a pruned folder kept of this teacher, by its plan.json; none where it was
-/// pruned from one of another shape. One of the same shape may be the source as trained further, so
-/// it is taken, and said.
-pub(crate) fn kept_hidden(
+/// The units that a pruned folder kept of this teacher, by its plan.json; none where it was pruned
+/// from one of another shape. One of the same shape may be the source as trained further, so it is
+/// taken, and said. Components of a turned stream are no channels of the teacher: of those, none.
+pub(crate) fn kept_units(
     context: &Context,
     dir: &Path,
     teacher: &ModelFolder,
-) -> Result<Option<Vec<usize>>> {
+) -> Result<Option<Plan>> {
     let path = dir.join("plan.json");
     let Some(saved) = saved_plan(&path) else {
         return Ok(None);
     };
-    // Components of a turned stream are no channels of the teacher.
-    let from_teacher = saved["hidden_basis"].is_null()
-        && saved["n_params_source"].as_u64() == Some(teacher.spec.n_params())
+    let from_teacher = saved["n_params_source"].as_u64() == Some(teacher.spec.n_params())
         && saved["sizes_source"][HIDDEN].as_u64() == Some(teacher.spec.size(HIDDEN) as u64);
     let loaded = Plan::load_with_source(&path).ok();
     let Some((mut plan, source)) = loaded.filter(|_| from_teacher) else {
@@ -350,12 +349,15 @@ pub(crate) fn kept_hidden(
         if !source.has_weights_of(&own) {
             let name = name_of(dir);
             context.progress.note(&format!(
-                "`{name}` was pruned from {source}, and its teacher is {own}: the channels that it \
+                "`{name}` was pruned from {source}, and its teacher is {own}: the units that it \
                  kept are taken for those of its teacher"
             ));
         }
     }
-    Ok(plan.kept.remove(HIDDEN))
+    if !saved["hidden_basis"].is_null() {
+        plan.kept.remove(HIDDEN);
+    }
+    Ok(Some(plan))
 }
 
 fn saved_plan(path: &Path) -> Option<Value> {

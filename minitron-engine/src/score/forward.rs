@@ -6,7 +6,7 @@ use std::ops::Range;
 use tch::{Device, Tensor};
 
 use super::scorers::ScorerSet;
-use minitron_core::calibrate::{Ablated, Activations};
+use minitron_core::calibrate::{Ablated, AblatedStates, Activations};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Site;
 use minitron_core::model::{Block, Frame, Input, MixerContext, NoTap, Tap, row_chunks};
@@ -20,6 +20,9 @@ pub(super) struct ForwardPlan {
     looks: bool,
     /// Lengths of runs of layers to leave out.
     spans: BTreeSet<usize>,
+    /// Those without which predictions are shown, and those without which the last states are.
+    predicted: BTreeSet<usize>,
+    compared: BTreeSet<usize>,
     /// Residual streams kept behind the current one.
     reach: usize,
     task: Option<Task>,
@@ -47,8 +50,8 @@ impl ForwardPlan {
         model: &minitron_core::spec::ModelSpec,
         task: Option<Task>,
     ) -> Result<Vec<ForwardPlan>> {
-        let spans = scorers.ablation_spans();
-        if !spans.is_empty() && (task.is_none() || model.options.head.is_none()) {
+        let (predicted, compared) = (scorers.ablation_spans(), scorers.state_ablation_spans());
+        if !predicted.is_empty() && (task.is_none() || model.options.head.is_none()) {
             let message = format!(
                 "this `{}` model has no language-model head",
                 model.architecture
@@ -57,18 +60,22 @@ impl ForwardPlan {
                 "{message}; a loss without a layer cannot be taken, score by another metric"
             )));
         }
-        let ways = match (scorers.wants_sites(), spans.is_empty()) {
-            (false, true) => Vec::new(),
-            (looks, _) if model.options.causal || !looks => vec![(looks, spans)],
-            (_, true) => vec![(true, spans)],
-            (_, false) => vec![(true, BTreeSet::new()), (false, spans)],
+        let (looks, none) = (scorers.wants_sites(), BTreeSet::new());
+        let mut ways = match model.options.causal {
+            true => vec![(looks, predicted, compared)],
+            false => vec![(looks, none.clone(), compared), (false, predicted, none)],
         };
+        ways.retain(|(looks, predicted, compared)| {
+            *looks || !predicted.is_empty() || !compared.is_empty()
+        });
         let mut plans = Vec::with_capacity(ways.len());
-        for (looks, spans) in ways {
+        for (looks, predicted, compared) in ways {
             plans.push(ForwardPlan {
                 looks,
-                task: task.filter(|_| !spans.is_empty()),
-                spans,
+                task: task.filter(|_| !predicted.is_empty()),
+                spans: &predicted | &compared,
+                predicted,
+                compared,
                 reach: scorers.longest_reach(),
                 n_layers: model.n_layers(),
                 vocab: model.options.vocab,
@@ -79,7 +86,7 @@ impl ForwardPlan {
 
     /// Whether the head is needed.
     pub fn predicts(&self) -> bool {
-        !self.spans.is_empty()
+        !self.predicted.is_empty()
     }
 
     /// Tensors that a state holds before a layer.
@@ -166,16 +173,31 @@ impl ForwardPlan {
         Ok(())
     }
 
-    /// After the last layer: the predictions without each run of layers.
+    /// After the last layer: the last states and the predictions without each run of layers.
     pub fn finish(
         &self,
-        state: BatchState,
+        mut state: BatchState,
         frame: &Frame,
-        targets: &Batch,
+        targets: Option<&Batch>,
         scorers: &mut ScorerSet,
     ) -> Result<()> {
+        let whole = state.recent.pop().filter(|_| !self.compared.is_empty());
+        let whole_bte = whole.map(|x_bte| frame.finish(x_bte)).transpose()?;
         for (layers, x_bte) in state.ablated {
-            let hidden_ne = targets.rows(&frame.finish(x_bte)?)?;
+            let hidden_bte = frame.finish(x_bte)?;
+            if let Some(whole_bte) = &whole_bte
+                && self.compared.contains(&layers.len())
+            {
+                scorers.show_ablated_states(AblatedStates {
+                    layers: layers.clone(),
+                    whole_bte,
+                    without_bte: &hidden_bte,
+                })?;
+            }
+            let Some(targets) = targets.filter(|_| self.predicted.contains(&layers.len())) else {
+                continue;
+            };
+            let hidden_ne = targets.rows(&hidden_bte)?;
             for (start, len) in row_chunks(targets.n_rows(), self.vocab, hidden_ne.device()) {
                 let logits_nv = frame.logits(&hidden_ne.f_narrow(0, start, len)?)?;
                 let labels_n = targets.labels_n.f_narrow(0, start, len)?;

@@ -137,9 +137,7 @@ impl Walk for Calibrating<'_> {
     fn leave(&mut self, batch: usize, state: BatchState) -> Result<()> {
         let Pass { forward, input, .. } = self.pass;
         let targets = forward.targets(input.windows, self.windows(batch)?, self.device)?;
-        if let Some(targets) = targets {
-            forward.finish(state, self.frame, &targets, self.scorers)?;
-        }
+        forward.finish(state, self.frame, targets.as_ref(), self.scorers)?;
         self.add(batch, true)
     }
 }

@@ -7,12 +7,12 @@ use tch::Tensor;
 
 use super::parts::{FreshScorers, Part};
 use super::slot::{Metric, ScorerSlot};
-use minitron_core::calibrate::Scores;
-use minitron_core::calibrate::{Ablated, Activations, Measured, Observation, Weights};
+use minitron_core::calibrate::{
+    Ablated, AblatedStates, Activations, Measured, Observation, Scores, Weights,
+};
 use minitron_core::contract::{Evaluator, LogitLoss, Need, Scorer};
 use minitron_core::error::{Error, Present, Result};
-use minitron_core::model::Site;
-use minitron_core::model::Tap;
+use minitron_core::model::{Site, Tap};
 use minitron_core::random::SplitMix;
 use minitron_core::spec::PruneGroup;
 
@@ -119,15 +119,21 @@ impl ScorerSet {
         longest
     }
 
-    /// Lengths of the runs of layers that some metric wants removed from the calibration pass.
+    /// Lengths of the runs of layers without which some metric wants predictions.
     pub fn ablation_spans(&self) -> BTreeSet<usize> {
-        let mut spans = BTreeSet::new();
-        for slot in &self.slots {
-            if let Need::Ablations { span } = slot.need {
-                spans.insert(span);
-            }
-        }
-        spans
+        let slots = self.slots.iter();
+        slots.filter_map(ScorerSlot::predicted_span).collect()
+    }
+
+    /// Lengths of the runs of layers without which some metric wants the last states.
+    pub fn state_ablation_spans(&self) -> BTreeSet<usize> {
+        let slots = self.slots.iter();
+        slots.filter_map(ScorerSlot::compared_span).collect()
+    }
+
+    /// Whether some metric wants layers removed from the calibration pass.
+    pub fn wants_ablations(&self) -> bool {
+        !self.ablation_spans().is_empty() || !self.state_ablation_spans().is_empty()
     }
 
     /// The loss whose gradient is wanted.
@@ -212,16 +218,34 @@ impl ScorerSet {
         self.show(slot, &Observation::Measured(measured))
     }
 
-    /// To every metric that asked for runs of that length.
     pub(super) fn show_ablated(&mut self, ablated: Ablated) -> Result<()> {
         let n_layers = ablated.layers.len();
-        let observation = Observation::Ablated(ablated);
+        self.show_run(
+            &Observation::Ablated(ablated),
+            n_layers,
+            ScorerSlot::predicted_span,
+        )
+    }
+
+    pub(super) fn show_ablated_states(&mut self, ablated: AblatedStates) -> Result<()> {
+        let n_layers = ablated.layers.len();
+        let observation = Observation::AblatedStates(ablated);
+        self.show_run(&observation, n_layers, ScorerSlot::compared_span)
+    }
+
+    /// To every metric that asked for this of runs of that length.
+    fn show_run(
+        &mut self,
+        observation: &Observation,
+        n_layers: usize,
+        span_of: fn(&ScorerSlot) -> Option<usize>,
+    ) -> Result<()> {
         for (idx, slot) in self.slots.iter().enumerate() {
-            if matches!(slot.need, Need::Ablations { span } if span == n_layers) {
+            if span_of(slot) == Some(n_layers) {
                 let scorer = self
                     .fresh
                     .get((idx, 0), || new_scorer(&self.metrics, slot))?;
-                scorer.observe(&observation)?;
+                scorer.observe(observation)?;
             }
         }
         // Runs of rows are added up one by one.

@@ -143,9 +143,8 @@ impl ScoreInputs<'_> {
             weights,
             "--stream holds one layer at a time",
         )?);
-        let needs_model = scorers.wants_sites()
-            || !scorers.ablation_spans().is_empty()
-            || scorers.wants_measurements();
+        let needs_model =
+            scorers.wants_sites() || scorers.wants_ablations() || scorers.wants_measurements();
         if needs_model {
             let model = self.load(false)?;
             scorers.run(&model, &input, self.ranks)?;
@@ -189,7 +188,7 @@ impl ScoreInputs<'_> {
                 "{message}; leave --stream out, or score by it in a run of its own"
             )));
         }
-        if scorers.wants_sites() || !scorers.ablation_spans().is_empty() {
+        if scorers.wants_sites() || scorers.wants_ablations() {
             self.spec.check_computable()?;
         }
         let head = if scorers.ablation_spans().is_empty() {
@@ -284,7 +283,8 @@ impl ScoreInputs<'_> {
     /// out, and the scorers' numbers.
     fn activation_bytes(&self, scorers: &ScorerSet, batch_size: usize) -> u64 {
         let n_layers = self.spec.n_layers();
-        let n_streams = 2 * scorers.ablation_spans().len() * n_layers + 16;
+        let n_spans = scorers.ablation_spans().len() + scorers.state_ablation_spans().len();
+        let n_streams = 2 * n_spans * n_layers + 16;
         let inside = (0..n_layers)
             .map(|layer| self.spec.held_inside(layer))
             .max()

@@ -35,6 +35,22 @@ pub(super) struct ScorerSlot {
 }
 
 impl ScorerSlot {
+    /// Layers in the runs without which it wants predictions.
+    pub fn predicted_span(&self) -> Option<usize> {
+        match self.need {
+            Need::Ablations { span } => Some(span),
+            _ => None,
+        }
+    }
+
+    /// Layers in the runs without which it wants the last states.
+    pub fn compared_span(&self) -> Option<usize> {
+        match self.need {
+            Need::AblatedStates { span } => Some(span),
+            _ => None,
+        }
+    }
+
     /// Memory of its scorers at the end, roughly.
     pub fn state_bytes(&self) -> u64 {
         (self.scorer_bytes() * (1 + self.folds.len())) as u64

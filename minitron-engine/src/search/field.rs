@@ -152,14 +152,13 @@ impl Field<'_> {
         plan: &Plan,
         is_turned: bool,
     ) -> Result<Objective> {
-        // Components of a turned stream are no channels of the teacher.
-        let kept = plan
-            .kept
-            .get(HIDDEN)
-            .filter(|_| !is_turned)
-            .map(Vec::as_slice);
+        let mut kept = plan.clone();
+        if is_turned {
+            // Components of a turned stream are no channels of the teacher.
+            kept.kept.remove(HIDDEN);
+        }
         let teacher = Some(&self.teaching.folder.spec);
-        let objective = objective(self.context, &self.losses, student, teacher, kept)?;
+        let objective = objective(self.context, &self.losses, student, teacher, Some(&kept))?;
         Ok(Objective {
             recompute: self.options.training.recompute,
             ..objective
@@ -286,6 +285,7 @@ impl Field<'_> {
             teacher: self.teacher(models)?.map(RefCell::new),
             correction: None,
             loader: &loader,
+            long: None,
             task: self.task()?,
             settings: &training.settings(self.context.seed),
             saving: training.saving(),

@@ -68,6 +68,13 @@ impl<'a> Field<'a> {
         out: &'a Path,
         found: &Found,
     ) -> Result<(Self, PathBuf)> {
+        if options.training.length_stage.is_some() {
+            return Err(Error::Recipe(
+                "length_stage: candidates are ranked by windows of one length; leave it out, and \
+                 give it to the distillation of the one that is chosen"
+                    .into(),
+            ));
+        }
         let folder = context.open_to_run(&options.model)?;
         let cache = options.teacher_options.teacher_cache.as_deref();
         refuse_places(context, &options.training, cache, out)?;

@@ -69,6 +69,10 @@ impl Trainer<'_> {
     /// Refuses windows, training or held out, that a model has no positions for.
     fn check_fits(&self, options: &Options) -> Result<()> {
         self.loader.borrow_mut().check_fits(options)?;
+        if let Some(long) = &self.long {
+            let fits = long.loader.borrow_mut().check_fits(options);
+            fits.map_err(|e| e.at("length_stage"))?;
+        }
         match &self.held_out {
             Some(held_out) => held_out.windows.check_fits(options),
             None => Ok(()),

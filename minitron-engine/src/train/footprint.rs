@@ -34,6 +34,22 @@ impl Trainer<'_> {
             .unwrap_or_default()
     }
 
+    /// Windows of a pass on each rank and their width, where they are most tokens.
+    fn largest_pass(&self) -> (usize, usize) {
+        let own = (self.settings.batch_size, self.loader);
+        let long = self
+            .long
+            .as_ref()
+            .map(|long| (long.batch_size, long.loader));
+        let passes = [own].into_iter().chain(long);
+        let shapes = passes.map(|(batch_size, loader)| {
+            let n_windows = windows_per_pass(batch_size, self.ranks);
+            (n_windows, loader.borrow().width())
+        });
+        let largest = shapes.max_by_key(|(n_windows, width)| n_windows * width);
+        largest.unwrap_or_default()
+    }
+
     /// As if the learner were alone.
     fn memory_of(
         &self,
@@ -41,9 +57,10 @@ impl Trainer<'_> {
         teacher: Option<(&ModelSpec, u64)>,
         base: u64,
     ) -> StepMemory {
+        let (n_windows, width) = self.largest_pass();
         let batch = BatchShape {
-            n_windows: windows_per_pass(self.settings.batch_size, self.ranks),
-            width: self.loader.borrow().width(),
+            n_windows,
+            width,
             n_bytes: bytes_per_number(learner.student),
             device: learner.student.device,
         };

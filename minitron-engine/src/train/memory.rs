@@ -9,7 +9,8 @@ use super::objective::Objective;
 use super::settings::Sharding;
 use crate::memory::mib;
 use minitron_core::model::row_chunks;
-use minitron_core::spec::{HIDDEN, ModelSpec};
+use minitron_core::model::{Port, Site};
+use minitron_core::spec::{HIDDEN, ModelSpec, split_dim};
 
 /// Logits of a chunk and their log-softmax, the teacher's two, and one more: a loss's product,
 /// later a gradient.
@@ -69,14 +70,14 @@ impl StepMemory {
             false => held(student).fold(0, u64::saturating_add),
         };
         // Kept states of both, and the student's lifted ones; what a loss makes of them is its own.
-        let widths =
-            hidden.saturating_add(teacher.map_or(0, |(spec, _)| 2 * spec.size(HIDDEN) as u64));
-        let n_pairs = objective
-            .states
-            .iter()
-            .map(|term| term.student_sites().count() as u64)
-            .sum::<u64>();
-        let compared = n_pairs.saturating_mul(widths);
+        let mut compared = 0_u64;
+        for term in &objective.states {
+            let ours = term.student_sites().map(|site| width_at(student, site));
+            let theirs = teacher.into_iter().flat_map(|(spec, _)| {
+                (term.teacher_sites()).map(move |site| 2 * width_at(spec, site))
+            });
+            compared = ours.chain(theirs).fold(compared, u64::saturating_add);
+        }
         let vocab = student.options.vocab;
         let chunk = row_chunks(n_rows as i64, vocab, batch.device)
             .next()
@@ -209,6 +210,24 @@ impl StepMemory {
             mib(self.logits)
         )
     }
+}
+
+/// Channels of a site: those of the stream where it is not inside a mixer, or else no more than the
+/// widest thing that the layer's mixers show.
+fn width_at(spec: &ModelSpec, site: Site) -> u64 {
+    let hidden = spec.size(HIDDEN) as u64;
+    let Site::Inside { at, port } = site else {
+        return hidden;
+    };
+    if [Port::STREAM, Port::INPUT, Port::OUTPUT].contains(&port) {
+        return hidden;
+    }
+    let of_layer = spec.dims.values().filter(|dim| {
+        let layer = split_dim(&dim.name).1;
+        layer == at.layer() && !spec.observed_at(&dim.name).is_empty()
+    });
+    let widths = of_layer.map(|dim| dim.size * spec.unit_width(&dim.name).unwrap_or(1));
+    widths.max().map_or(hidden, |width| width as u64)
 }
 
 /// Parameters of all layers, and of the widest one.

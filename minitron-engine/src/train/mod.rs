@@ -11,11 +11,13 @@ mod check;
 mod correction;
 mod counts;
 mod events;
+mod feeding;
 mod footprint;
 mod gradients;
 mod held_out;
 mod kept;
 mod learner;
+mod length_stage;
 mod means;
 mod memory;
 mod metrics;
@@ -43,6 +45,7 @@ pub use correction::Correction;
 pub use counts::Counts;
 pub use held_out::{Best, HeldOut, HeldOutLoss, evaluate_all};
 pub use learner::{Learner, Outcome, Trained, WriteStudent};
+pub use length_stage::{LengthStage, LongWindows, Passes};
 pub use means::Means;
 pub use memory::{BatchShape, StepMemory};
 pub use objective::{Objective, Term};
@@ -54,8 +57,8 @@ pub use schedule::{Schedule, ScheduleShape};
 pub use settings::{Sharding, TrainSettings};
 pub use shard::Shard;
 pub use sharded::ShardedLayers;
-pub use states::{LiftStart, StateTerm, Weight};
+pub use states::{StateTerm, TermStart, Weight};
 pub use teacher::{
-    CacheHeader, CacheType, CachedTeacher, InMemoryTeacher, StreamedTeacher, Teacher, TeacherCache,
-    TeacherOutput,
+    CacheHeader, CacheType, CachedTeacher, Draws, InMemoryTeacher, StreamedTeacher, Teacher,
+    TeacherCache, TeacherOutput,
 };

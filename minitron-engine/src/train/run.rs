@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use tch::Device;
 use tracing::{debug_span, info_span};
 
-use super::batches::Batches;
 use super::correction::Correction;
-use super::counts::Counts;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
 use super::learner::{Learner, Outcome, TrainState, Trained};
+use super::length_stage::LongWindows;
 use super::memory::StepMemory;
 use super::objective::teacher_output;
 use super::progress_line::ProgressLine;
@@ -41,6 +40,8 @@ pub struct Trainer<'a> {
     pub correction: Option<Correction<'a>>,
     /// What to learn from.
     pub loader: &'a RefCell<DataLoader>,
+    /// What the last steps learn from instead.
+    pub long: Option<LongWindows<'a>>,
     /// Next tokens, masked ones, or none.
     pub task: Task,
     /// How.
@@ -205,7 +206,7 @@ impl Trainer<'_> {
             .filter(|state| state.saved.step < step && state.failure.is_none())
             .collect();
         let (lr, begin) = (run.schedule.at(step), Instant::now());
-        let (took, spared) = self.backward_all(&mut group)?;
+        let (took, spared) = self.backward_all(step, &mut group)?;
         run.teacher_s += took.as_secs_f64();
         run.spared_s += spared.as_secs_f64();
         debug_span!("reduce").in_scope(|| self.reduce(&mut group))?;
@@ -232,7 +233,7 @@ impl Trainer<'_> {
         self.ranks.greatest(&mut flags)?;
         let [is_due, is_asked] = flags.map(|flag| flag > 0.0);
         if is_due || is_best || step == run.last || is_asked {
-            self.save(&mut group)?;
+            self.save(step, &mut group)?;
             run.timer.reset();
         }
         Ok(is_asked)
@@ -255,21 +256,26 @@ impl Trainer<'_> {
         self.check_ranks(&states)?;
         let least = states.iter().min_by_key(|state| state.saved.step);
         if let Some(state) = least.filter(|state| state.saved.step > 0) {
-            self.loader.borrow_mut().seek(&state.saved.data)?;
+            let loader = self.loader_at(state.saved.step);
+            loader.borrow_mut().seek(&state.saved.data)?;
         }
         Ok(states)
     }
 
     /// Shows a step's batches to everyone; returns the time that the teacher took, and that which
     /// it was spared.
-    fn backward_all(&self, group: &mut [&mut TrainState]) -> Result<(Duration, Duration)> {
+    fn backward_all(
+        &self,
+        step: u64,
+        group: &mut [&mut TrainState],
+    ) -> Result<(Duration, Duration)> {
         let mut teacher = self.teacher.as_ref().map(RefCell::borrow_mut);
         let (mut took, mut spared) = (Duration::ZERO, Duration::ZERO);
         let n_others = (group.len() as u32).saturating_sub(1);
         let Some(device) = self.learners.first().map(|learner| learner.student.device) else {
             return Ok((took, spared));
         };
-        let (batches, whole) = debug_span!("data").in_scope(|| self.batches(device))?;
+        let (batches, whole) = debug_span!("data").in_scope(|| self.batches(step, device))?;
         for state in &mut *group {
             state.begin(whole, self.ranks);
         }
@@ -316,15 +322,6 @@ impl Trainer<'_> {
         group
             .iter_mut()
             .try_for_each(|state| state.reduce(self.ranks, has_correction))
-    }
-
-    /// The next step's batches, and over how much they are averaged.
-    fn batches(&self, device: Device) -> Result<(Batches, Counts)> {
-        let passes = (self.settings.batch_size, self.settings.accumulate);
-        let loader = &mut self.loader.borrow_mut();
-        let batches = Batches::take(loader, self.task, passes, device, self.ranks)?;
-        let whole = batches.counts()?.reduced(self.ranks)?;
-        Ok((batches, whole))
     }
 
     fn apply(
@@ -383,13 +380,14 @@ impl Trainer<'_> {
         Ok(is_best)
     }
 
-    fn save(&self, group: &mut [&mut TrainState]) -> Result<()> {
+    fn save(&self, step: u64, group: &mut [&mut TrainState]) -> Result<()> {
+        let cursor = self.loader_at(step).borrow().cursor();
         if let Some(teacher) = &self.teacher {
             teacher.borrow_mut().settle()?;
         }
         // The state before a learner's divergence is the one to go on from.
         for state in group.iter_mut().filter(|state| state.failure.is_none()) {
-            match state.save(self.loader.borrow().cursor(), self.saving.keep, self.ranks) {
+            match state.save(cursor.clone(), self.saving.keep, self.ranks) {
                 Err(error @ Error::Data(_)) => state.failure = Some(error),
                 saved => saved?,
             }

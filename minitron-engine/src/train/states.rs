@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 use super::pass::{at_least, plus};
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{Parameter, Site};
+use minitron_core::plan::Plan;
 use minitron_core::random::SplitMix;
 use minitron_core::spec::{HIDDEN, ModelSpec};
 
@@ -33,10 +34,43 @@ pub struct StateTerm {
     /// Its factor.
     pub weight: Weight,
     loss: Box<dyn StateLoss>,
-    pairs: Vec<SitePair>,
+    pairs: Vec<ComparedPair>,
     lift: Option<Parameter>,
     /// The student's, the teacher's.
     heads: [HeadCounts; 2],
+}
+
+/// Two places, with the teacher's channels that are shown where not all are.
+#[derive(Debug)]
+struct ComparedPair {
+    student: Site,
+    teacher: Site,
+    channels_k: Option<Tensor>,
+}
+
+impl ComparedPair {
+    fn of(pair: SitePair, device: Device) -> Result<Self> {
+        let channels_k = match &pair.channels {
+            Some(channels) => {
+                let channels: Vec<i64> = channels.iter().map(|&channel| channel as i64).collect();
+                Some(Tensor::f_from_slice(&channels)?.f_to_device(device)?)
+            }
+            None => None,
+        };
+        Ok(ComparedPair {
+            student: pair.student,
+            teacher: pair.teacher,
+            channels_k,
+        })
+    }
+
+    /// What a loss is shown of the teacher's states.
+    fn shown(&self, x_btc: &Tensor) -> Result<Tensor> {
+        match &self.channels_k {
+            Some(channels_k) => SitePair::pick(x_btc, channels_k),
+            None => Ok(x_btc.shallow_clone()),
+        }
+    }
 }
 
 /// What a loss is told of a model besides its states.
@@ -64,16 +98,16 @@ impl HeadCounts {
     }
 }
 
-/// Where learned maps live and begin.
+/// What a loss on states begins with, and where its learned map lives.
 #[derive(Debug, Clone, Copy)]
-pub struct LiftStart<'a> {
+pub struct TermStart<'a> {
     /// Where the student is.
     pub device: Device,
     /// What it computes in.
     pub kind: Kind,
-    /// Teacher's channels that the student kept: the map then begins by putting each back in its
-    /// place.
-    pub kept_hidden: Option<&'a [usize]>,
+    /// The teacher's units that the student kept, where they are known. A learned map then begins
+    /// by putting each channel back in its place.
+    pub kept: Option<&'a Plan>,
     /// Of a map that begins at random.
     pub seed: u64,
 }
@@ -89,9 +123,16 @@ impl StateTerm {
         loss: Box<dyn StateLoss>,
         student: &ModelSpec,
         teacher: &ModelSpec,
-        start: LiftStart,
+        start: TermStart,
     ) -> Result<Self> {
-        let pairs = loss.pairs(student, teacher)?;
+        let models = ModelPair {
+            student,
+            teacher,
+            kept: start.kept,
+        };
+        let pairs = loss.pairs(&models)?.into_iter();
+        let pairs = pairs.map(|pair| ComparedPair::of(pair, start.device));
+        let pairs = pairs.collect::<Result<Vec<_>>>()?;
         if pairs.is_empty() {
             let message = "compares no pair of places; expected at least one".to_owned();
             return Err(Error::Plugin {
@@ -163,7 +204,7 @@ impl StateTerm {
                 .transpose()?;
             let x_btc = lifted.as_ref().unwrap_or(states);
             let [ours, theirs] = self.heads;
-            let theirs_btc = at_least(teacher(pair.teacher)?.shallow_clone(), x_btc.f_kind()?)?;
+            let theirs_btc = at_least(pair.shown(teacher(pair.teacher)?)?, x_btc.f_kind()?)?;
             let value = self.loss.loss(
                 &ours.states(x_btc, attention_mask_bt),
                 &theirs.states(&theirs_btc, attention_mask_bt),
@@ -191,10 +232,10 @@ impl StateTerm {
 }
 
 /// [F, E]: kept channels back in their places, or N(0, 1/E).
-fn lift(label: &str, n_student: usize, n_teacher: usize, start: LiftStart) -> Result<Parameter> {
+fn lift(label: &str, n_student: usize, n_teacher: usize, start: TermStart) -> Result<Parameter> {
     let mut values = vec![0f32; n_student * n_teacher];
-    match start
-        .kept_hidden
+    let kept = start.kept.and_then(|plan| plan.kept.get(HIDDEN));
+    match kept
         .filter(|kept| kept.len() == n_student && kept.iter().all(|&channel| channel < n_teacher))
     {
         Some(kept) => {

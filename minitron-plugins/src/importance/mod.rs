@@ -6,6 +6,7 @@ mod channels;
 mod fluctuation;
 mod magnitude;
 mod norm_ratio;
+mod normalised_error;
 mod perplexity;
 mod random;
 mod runs;

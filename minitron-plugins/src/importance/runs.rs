@@ -52,10 +52,11 @@ pub(super) fn cover(by_start: &[f64], span: usize, n_layers: usize) -> Vec<f32> 
     scores
 }
 
-/// What one observation adds to a run: its first layer, a sum, and how many things were summed.
+/// What one observation adds to a run: its first layer, a sum, and what the sum is divided by in
+/// the end: how many things were summed, or another sum.
 pub(super) type Seen = (usize, f64, f64);
 
-/// The mean of something over each run of layers, and a score per layer from it.
+/// The mean or quotient of something over each run of layers, and a score per layer from it.
 #[derive(Debug)]
 pub(super) struct RunScorer {
     span: usize,
@@ -118,9 +119,14 @@ impl Scorer for RunScorer {
         let means = self
             .sums
             .chunks_exact(2)
-            .map(|pair| (self.value)(pair[0] / pair[1].max(1.0)));
+            .map(|pair| (self.value)(quotient(pair[0], pair[1])));
         Ok(cover(&means.collect::<Vec<_>>(), self.span, self.n_layers))
     }
+}
+
+/// Of sums; 0 where nothing was seen.
+fn quotient(sum: f64, count: f64) -> f64 {
+    if count > 0.0 { sum / count } else { 0.0 }
 }
 
 #[cfg(test)]

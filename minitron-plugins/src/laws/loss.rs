@@ -33,6 +33,7 @@ pub fn check(trial: &Trial) -> Result<String> {
     court.gradient()?;
     court.known_gradient()?;
     court.constants()?;
+    court.linear()?;
     Ok("one finite loss per row, of that row alone, with a gradient for the student alone".into())
 }
 
@@ -161,6 +162,39 @@ impl LossTrial<'_> {
             )?;
         }
         Ok(())
+    }
+
+    /// Under the mean of two of the teacher's distributions, the gradient is the mean.
+    fn linear(&self) -> Result<()> {
+        if !self.loss.is_linear_in_teacher() {
+            return Ok(());
+        }
+        let student_nv = uniform(&[6, VOCAB], 3.0, 7)?;
+        let (one_nv, other_nv) = (uniform(&[6, VOCAB], 3.0, 8)?, uniform(&[6, VOCAB], 3.0, 9)?);
+        let both_nv = one_nv
+            .f_softmax(-1, Kind::Double)?
+            .f_add(&other_nv.f_softmax(-1, Kind::Double)?)?
+            .f_div_scalar(2.0)?;
+        let mean_nv = self
+            .gradient_under(&student_nv, &one_nv)?
+            .f_add(&self.gradient_under(&student_nv, &other_nv)?)?
+            .f_div_scalar(2.0)?;
+        let found_nv = self.gradient_under(&student_nv, &both_nv.f_log()?)?;
+        let error = relative(&found_nv, &mean_nv)?;
+        self.trial.ensure(
+            error <= 1e-5,
+            format!(
+                "said to be linear in the teacher's distribution, its gradient under the mean of \
+                 two is {error:.1e} away from the mean, relatively"
+            ),
+        )
+    }
+
+    fn gradient_under(&self, student_nv: &Tensor, teacher_nv: &Tensor) -> Result<Tensor> {
+        let student_nv = leaf(student_nv)?;
+        let loss_n = self.rows(&student_nv, teacher_nv)?;
+        loss_n.f_sum(Kind::Double)?.f_backward()?;
+        Ok(student_nv.f_grad()?)
     }
 
     /// What asks for a distribution sees logits up to a constant.

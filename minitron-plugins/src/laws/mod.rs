@@ -15,6 +15,7 @@ pub mod state_loss;
 
 pub(crate) mod numbers;
 mod samples;
+mod state_sites;
 mod units;
 
 pub use numbers::gradient_error;

@@ -1,15 +1,12 @@
 //! A finite scalar, differentiable in the student's states, the same whatever stands where there is
 //! no token.
 
-use std::collections::HashSet;
-
 use minitron_core::contract::{StateLoss, States};
 use minitron_core::error::Result;
-use minitron_core::model::{Site, Tap};
-use minitron_core::spec::{ConfigKey, DEPTH};
 use tch::{Kind, Tensor};
 
 use super::numbers::{gradient_error, is_finite, leaf, uniform};
+use super::state_sites::{relatives, strangers};
 use super::{SampleModel, Trial, UNTRIED, of_inputs};
 
 const STEP: f64 = 1e-3;
@@ -22,14 +19,14 @@ pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let loss = trial.build::<dyn StateLoss>()?;
     let (mut n_tried, mut refusal) = (0_usize, String::new());
     for sample in samples {
-        let deeper = deeper(trial, sample)?;
-        let pairs = [(sample, sample), (sample, &deeper), (&deeper, sample)];
-        let shown = pairs
-            .into_iter()
-            .try_for_each(|(student, teacher)| sites(trial, loss.as_ref(), student, teacher));
-        match shown {
-            Ok(()) => n_tried += 1,
-            Err(error) => refusal = of_inputs(&error).ok_or(error)?,
+        for shown in [
+            strangers(trial, loss.as_ref(), sample),
+            relatives(trial, loss.as_ref(), sample),
+        ] {
+            match shown {
+                Ok(()) => n_tried += 1,
+                Err(error) => refusal = of_inputs(&error).ok_or(error)?,
+            }
         }
     }
     if n_tried == 0 {
@@ -46,70 +43,6 @@ pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
     let verdict = "a finite number of states of its sites, with a gradient for the student alone, \
                 padding left out";
     Ok(verdict.into())
-}
-
-/// The same model with two more layers.
-fn deeper(trial: &Trial, sample: &SampleModel) -> Result<SampleModel> {
-    let depth = sample.spec.dim(DEPTH)?;
-    let mut config = sample.spec.config.to_value();
-    let numbers = depth
-        .stated
-        .iter()
-        .filter(|key| matches!(key, ConfigKey::Scalar { .. }));
-    numbers.for_each(|key| config[key.path()] = (depth.size + 2).into());
-    SampleModel::new(trial.registry, &config, 2)
-}
-
-fn sites(
-    trial: &Trial,
-    loss: &dyn StateLoss,
-    student: &SampleModel,
-    teacher: &SampleModel,
-) -> Result<()> {
-    let pairs = loss.pairs(&student.spec, &teacher.spec)?;
-    trial.ensure(!pairs.is_empty(), "it compares nothing")?;
-    shown(
-        trial,
-        student,
-        pairs.iter().map(|pair| pair.student).collect(),
-    )?;
-    shown(
-        trial,
-        teacher,
-        pairs.iter().map(|pair| pair.teacher).collect(),
-    )
-}
-
-fn shown(trial: &Trial, sample: &SampleModel, wanted: HashSet<Site>) -> Result<()> {
-    let mut seen = ShownSites {
-        wanted,
-        found: HashSet::new(),
-    };
-    let ids_bt = Tensor::f_from_slice(&[3i64, 5, 7])?.f_view([1, 3])?;
-    let _ = sample.load()?.hidden(&ids_bt, &mut seen, None)?;
-    let (family, n_layers) = (&sample.spec.architecture, sample.spec.n_layers());
-    match seen.wanted.iter().find(|site| !seen.found.contains(site)) {
-        None => Ok(()),
-        Some(site) => Err(trial.broken(format!(
-            "{site:?}: a site that a `{family}` of {n_layers} layers does not show"
-        ))),
-    }
-}
-
-struct ShownSites {
-    wanted: HashSet<Site>,
-    found: HashSet<Site>,
-}
-
-impl Tap for ShownSites {
-    fn wants(&self, site: Site) -> bool {
-        self.wanted.contains(&site)
-    }
-
-    fn see(&mut self, site: Site, _x: &Tensor) -> Result<()> {
-        self.found.insert(site);
-        Ok(())
-    }
 }
 
 struct StateLossTrial<'a> {

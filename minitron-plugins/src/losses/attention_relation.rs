@@ -1,4 +1,4 @@
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::spec::{HEADS, KV_HEADS, ModelSpec};
 use schemars::JsonSchema;
@@ -129,16 +129,17 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
 
 #[typetag::serde(name = "attention_relation")]
 impl StateLoss for AttentionRelation {
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
         let mut pairs = Vec::new();
         for &relation in &self.relations.0 {
             self.n_relation_heads(
-                Width::of_model(relation, student),
-                Width::of_model(relation, teacher),
+                Width::of_model(relation, models.student),
+                Width::of_model(relation, models.teacher),
             )?;
-            pairs.extend(self.layers.pairs(TAG, student, teacher, |model, layer| {
-                relation.site(model, layer)
-            })?);
+            pairs.extend(
+                self.layers
+                    .pairs(TAG, models, |model, layer| relation.site(model, layer))?,
+            );
         }
         Ok(pairs)
     }

@@ -1,6 +1,5 @@
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::Result;
-use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -29,11 +28,12 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "embedding")]
 impl StateLoss for Embedding {
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        Ok(vec![SitePair {
-            student: student.first_input(),
-            teacher: teacher.first_input(),
-        }])
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
+        let (student, teacher) = (models.student, models.teacher);
+        Ok(vec![SitePair::new(
+            student.first_input(),
+            teacher.first_input(),
+        )])
     }
 
     fn projects(&self) -> bool {

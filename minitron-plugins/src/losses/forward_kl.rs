@@ -44,6 +44,11 @@ impl LogitLoss for ForwardKl {
         need(self.temperature)
     }
 
+    /// A teacher's softened distribution is none of its own draws.
+    fn is_linear_in_teacher(&self) -> bool {
+        self.temperature == 1.0
+    }
+
     fn rows(
         &self,
         student_nv: &Tensor,

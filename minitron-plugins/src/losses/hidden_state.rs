@@ -1,6 +1,5 @@
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::Result;
-use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -34,11 +33,10 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "hidden_state")]
 impl StateLoss for HiddenState {
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        self.layers
-            .pairs("hidden_state", student, teacher, |model, layer| {
-                Ok(model.normed_output(layer))
-            })
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
+        self.layers.pairs("hidden_state", models, |model, layer| {
+            Ok(model.normed_output(layer))
+        })
     }
 
     fn projects(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use minitron_core::contract::SitePair;
+use minitron_core::contract::{ModelPair, SitePair};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::Site;
 use minitron_core::spec::ModelSpec;
@@ -190,17 +190,19 @@ impl Layers {
     pub(super) fn pairs(
         &self,
         tag: &str,
-        student: &ModelSpec,
-        teacher: &ModelSpec,
+        models: &ModelPair,
         site: impl Fn(&ModelSpec, usize) -> Result<Site>,
     ) -> Result<Vec<SitePair>> {
+        let ModelPair {
+            student, teacher, ..
+        } = *models;
         let (n_student, n_teacher) = (student.n_layers(), teacher.n_layers());
         let mut sites = Vec::new();
         for pair in self.of(tag, n_student, n_teacher)? {
-            sites.push(SitePair {
-                student: site(student, pair.student)?,
-                teacher: site(teacher, pair.teacher)?,
-            });
+            sites.push(SitePair::new(
+                site(student, pair.student)?,
+                site(teacher, pair.teacher)?,
+            ));
         }
         Ok(sites)
     }

@@ -1,7 +1,6 @@
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{Port, Site};
-use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -34,20 +33,19 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "mlp_input")]
 impl StateLoss for MlpInput {
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
-        self.layers
-            .pairs("mlp_input", student, teacher, |model, layer| {
-                let part = model.part_showing(layer, Port::NEURONS);
-                let site = part.map(|at| Site::Inside {
-                    at,
-                    port: Port::INPUT,
-                });
-                site.ok_or_else(|| {
-                    Error::Recipe(format!(
-                        "mlp_input: layer {layer} has no MLP; name layers that have one"
-                    ))
-                })
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
+        self.layers.pairs("mlp_input", models, |model, layer| {
+            let part = model.part_showing(layer, Port::NEURONS);
+            let site = part.map(|at| Site::Inside {
+                at,
+                port: Port::INPUT,
+            });
+            site.ok_or_else(|| {
+                Error::Recipe(format!(
+                    "mlp_input: layer {layer} has no MLP; name layers that have one"
+                ))
             })
+        })
     }
 
     fn projects(&self) -> bool {

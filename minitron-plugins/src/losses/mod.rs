@@ -13,6 +13,7 @@ mod layer_map;
 mod logit_cosine;
 mod logit_mse;
 mod mlp_input;
+mod neuron_clone;
 mod relations;
 mod reverse_kl;
 mod top_k_kl;

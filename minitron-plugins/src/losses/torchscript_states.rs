@@ -1,8 +1,7 @@
 use std::path::PathBuf;
 
-use minitron_core::contract::{SitePair, StateLoss, States};
+use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::Result;
-use minitron_core::spec::ModelSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{IValue, Tensor};
@@ -36,9 +35,9 @@ minitron_core::plugin! {
 
 #[typetag::serde(name = "torchscript_states")]
 impl StateLoss for TorchscriptStates {
-    fn pairs(&self, student: &ModelSpec, teacher: &ModelSpec) -> Result<Vec<SitePair>> {
+    fn pairs(&self, models: &ModelPair) -> Result<Vec<SitePair>> {
         self.layers
-            .pairs("torchscript_states", student, teacher, |model, layer| {
+            .pairs("torchscript_states", models, |model, layer| {
                 Ok(model.normed_output(layer))
             })
     }

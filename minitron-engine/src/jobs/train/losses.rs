@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use crate::jobs::context::Context;
-use crate::train::{LiftStart, Objective, StateTerm, Term, Weight};
+use crate::train::{Objective, StateTerm, Term, TermStart, Weight};
 use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::error::{Error, Result};
+use minitron_core::plan::Plan;
 use minitron_core::registry::{Kind, PluginSpec};
 use minitron_core::spec::ModelSpec;
 
@@ -15,12 +16,12 @@ pub(crate) fn objective(
     losses: &[PluginSpec],
     student: &ModelSpec,
     teacher: Option<&ModelSpec>,
-    kept_hidden: Option<&[usize]>,
+    kept: Option<&Plan>,
 ) -> Result<Objective> {
-    let start = LiftStart {
+    let start = TermStart {
         device: context.device,
         kind: context.kind,
-        kept_hidden,
+        kept,
         seed: context.seed,
     };
     let mut objective = Objective::default();
@@ -44,7 +45,7 @@ fn add(
     objective: &mut Objective,
     mut spec: PluginSpec,
     (student, teacher): (&ModelSpec, Option<&ModelSpec>),
-    start: LiftStart,
+    start: TermStart,
 ) -> Result<()> {
     let label = match spec.take("as") {
         Some(Value::String(label)) => label,

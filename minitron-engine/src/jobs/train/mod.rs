@@ -1,6 +1,7 @@
 //! `train` and `distill`: one loop, with or without a teacher.
 
 pub(crate) mod identity;
+mod loading;
 pub(crate) mod losses;
 pub(crate) mod options;
 pub(crate) mod places;
@@ -28,15 +29,15 @@ use self::places::refuse;
 use self::start::{WeightStart, shards_layers};
 use self::student::{StudentFolder, card_of, clear, measured, modules_of};
 use self::teacher_source::TeacherSource;
-use crate::data::{BLOCK_TOKENS, DataLoader, DataSpec, LoaderOptions, Tokenizer, are_texts};
+use crate::data::{DataLoader, DataSpec, are_texts};
 use crate::jobs::card::{self, Card};
-use crate::jobs::context::{Context, seq_len_or_default};
-use crate::jobs::eval::kept_hidden;
+use crate::jobs::context::Context;
+use crate::jobs::eval::kept_units;
 use crate::jobs::identity::name_of;
 use crate::jobs::vocabulary::{Compared, Model, Vocabulary};
 use crate::memory::peak_bytes;
 use crate::train::{
-    Correction, Learner, MasterWeights, Objective, Outcome, Teacher, Trainer, saved_cursor,
+    Correction, Learner, LongWindows, MasterWeights, Objective, Outcome, Teacher, Trainer,
 };
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::error::{Error, Result};
@@ -153,7 +154,10 @@ impl Training<'_> {
         let teacher = teacher.as_ref();
         let objective = self.objective(&start, teacher)?;
         let loader = RefCell::new(self.loader(&start, &tokenizer)?);
+        let long_loader = self.long_loader(&start, &tokenizer)?.map(RefCell::new);
+        let long = self.long(long_loader.as_ref(), &start, &tokenizer)?;
         let eval_windows = options.eval_windows(context, &start.spec, &tokenizer)?;
+        let eval_windows = eval_windows.as_ref();
         let corrected = self.corrected(teacher, &objective)?;
         let taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
         let by_labels = self.by_labels(&start.spec)?;
@@ -177,7 +181,7 @@ impl Training<'_> {
             student: &student,
             layers: layers.as_deref(),
             objective: &objective,
-            identity: self.identity(&loader.borrow(), eval_windows.as_ref(), &start, teacher)?,
+            identity: self.identity((&loader, long), eval_windows, &start, teacher)?,
             out_dir,
             write_best: Some(&write_best),
         };
@@ -186,12 +190,11 @@ impl Training<'_> {
             teacher: taught_by.map(RefCell::new),
             correction,
             loader: &loader,
+            long,
             task: Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?,
             settings: &settings,
             saving: options.saving(),
-            held_out: eval_windows
-                .as_ref()
-                .map(|windows| options.held_out(windows)),
+            held_out: eval_windows.map(|windows| options.held_out(windows)),
             max_skipped: options.max_skipped,
             stop_after: options.stop_after,
             ranks: context.ranks,
@@ -254,11 +257,10 @@ impl Training<'_> {
     fn objective(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Objective> {
         let (mut spec, mut kept) = (None, None);
         if let Some(TeacherSource { folder, .. }) = teacher {
-            kept = kept_hidden(self.context, &start.dir, folder)?;
+            kept = kept_units(self.context, &start.dir, folder)?;
             spec = Some(&folder.spec);
         }
-        let kept = kept.as_deref();
-        let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
+        let objective = objective(self.context, self.losses, &start.spec, spec, kept.as_ref())?;
         // A layer that is let go has no inside to hold.
         let recompute = self.options.recompute || shards_layers(self.context, self.options);
         Ok(Objective {
@@ -296,31 +298,6 @@ impl Training<'_> {
         Ok(asked.transpose()?.flatten())
     }
 
-    fn loader(&self, start: &WeightStart, tokenizer: &Arc<Tokenizer>) -> Result<DataLoader> {
-        let (context, options) = (self.context, self.options);
-        let seq_len = seq_len_or_default(options.seq_len, &start.spec, tokenizer);
-        let options = LoaderOptions {
-            reading: &options.reading(seq_len, context.seed),
-            specs: options.data.as_slice(),
-            tokenizer,
-            registry: context.registry,
-            block_tokens: BLOCK_TOKENS,
-        };
-        let cursor = if self.resume {
-            saved_cursor(self.out_dir)
-        } else {
-            None
-        };
-        // The state may be damaged where it says the place: what is resumed in the end says it
-        // again.
-        let loader = DataLoader::open(&options, cursor.as_ref()).or_else(|error| match cursor {
-            Some(_) => DataLoader::open(&options, None),
-            None => Err(error),
-        })?;
-        context.warn_of_date(tokenizer);
-        Ok(loader)
-    }
-
     fn card(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Card> {
         card_of(self.context, self.options, start, teacher, self.losses)
     }
@@ -328,7 +305,7 @@ impl Training<'_> {
     /// All that decides the result besides the settings, with the models' names for messages.
     fn identity(
         &self,
-        loader: &DataLoader,
+        (loader, long): (&RefCell<DataLoader>, Option<LongWindows>),
         eval_windows: Option<&Windows>,
         start: &WeightStart,
         teacher: Option<&TeacherSource>,
@@ -336,7 +313,17 @@ impl Training<'_> {
         let held_out = (eval_windows, self.options.eval_every);
         let student = start.digest(self.context.seed)?;
         let (context, losses) = (self.context, self.losses);
-        let mut identity = identity(context, losses, loader, held_out, &student, teacher)?;
+        let mut identity = identity(
+            context,
+            losses,
+            &loader.borrow(),
+            held_out,
+            &student,
+            teacher,
+        )?;
+        if let (Some(stage), Some(long)) = (self.options.length_stage, long) {
+            identity["length_stage"] = json!([stage, long.loader.borrow().digest()]);
+        }
         let teacher = teacher.map(|teaching| name_of(&teaching.folder.checkpoint.dir));
         identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
         Ok(identity)

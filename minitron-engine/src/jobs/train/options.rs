@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataSpec, Reading, TextOptions};
-use crate::train::{Saving, ScheduleShape, Sharding, TrainSettings};
+use crate::train::{LengthStage, Saving, ScheduleShape, Sharding, TrainSettings};
 use minitron_core::plan::Count;
 use minitron_core::registry::PluginSpec;
 
@@ -23,6 +23,11 @@ pub struct TrainingOptions {
     /// Tokens per window [default: the model's positions, at most 512]
     #[arg(long)]
     pub seq_len: Option<usize>,
+    /// Longer windows for the last share of the steps, SHARE:TOKENS as in 0.03:4096; a step keeps
+    /// its number of tokens, in fewer windows.
+    #[arg(long, value_name = "SHARE:TOKENS")]
+    #[schemars(with = "Option<String>")]
+    pub length_stage: Option<LengthStage>,
     /// Windows per forward pass.
     #[arg(long, default_value_t = Self::default().batch_size)]
     pub batch_size: usize,
@@ -115,6 +120,7 @@ impl Default for TrainingOptions {
             data: Vec::new(),
             tokens: Count(settings.n_tokens),
             seq_len: None,
+            length_stage: None,
             batch_size: settings.batch_size,
             accumulate: settings.accumulate,
             lr: settings.lr,

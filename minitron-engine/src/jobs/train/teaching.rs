@@ -20,6 +20,9 @@ use minitron_core::plan::Plan;
 use minitron_core::prune::ModuleChanges;
 use minitron_core::spec::ModelFolder;
 
+/// More would take longer than the whole distribution of a usual vocabulary.
+const MOST_DRAWS: usize = 1 << 16;
+
 impl TeacherSource {
     /// Refuses what the options cannot do, before any work.
     ///
@@ -51,6 +54,12 @@ impl TeacherSource {
         if self.options.cache_top_k == 0 {
             return Err(Error::Recipe("cache_top_k: expected at least 1".into()));
         }
+        if let Some(n @ (0 | MOST_DRAWS..)) = self.options.cache_samples {
+            return Err(Error::Recipe(format!(
+                "cache_samples: expected 1 to {} draws a token, got {n}",
+                MOST_DRAWS - 1
+            )));
+        }
         OutputDir::refuse_inputs(dir, [self.folder.checkpoint.dir.as_path()])?;
         if let Some(term) = objective.states.first() {
             return Err(Error::Recipe(format!(
@@ -68,8 +77,17 @@ impl TeacherSource {
     /// Refuses a loss that needs more than the cache holds.
     fn check_served(&self, term: &Term) -> Result<()> {
         let (held, vocab) = (self.options.cache_top_k, self.vocab);
-        let label = &term.label;
+        let (label, is_linear) = (&term.label, term.loss.is_linear_in_teacher());
         match term.loss.teacher() {
+            TeacherNeed::Distribution { .. } if self.options.cache_samples.is_some() => {
+                match is_linear {
+                    true => Ok(()),
+                    false => Err(Error::Recipe(format!(
+                        "cache_samples: `{label}` is not linear in the teacher's distribution, so \
+                         that draws would bias it; leave cache_samples out, or take another loss"
+                    ))),
+                }
+            }
             TeacherNeed::Logits => Err(Error::Recipe(format!(
                 "teacher_cache: `{label}` compares logits as they are, the cache holds \
                  probabilities; leave one of the two out"
@@ -129,14 +147,18 @@ impl TeacherSource {
     }
 
     fn cache_header(&self, context: &Context) -> CacheHeader {
-        CacheHeader::new(
+        let header = CacheHeader::new(
             self.digest.clone(),
             format!("{:?}", self.load_options(context).kind).to_lowercase(),
             self.vocab,
             self.options.cache_top_k,
             self.options.cache_type,
         )
-        .named(name_of(&self.folder.checkpoint.dir))
+        .named(name_of(&self.folder.checkpoint.dir));
+        match self.options.cache_samples {
+            Some(n) => header.drawing(n, context.seed),
+            None => header,
+        }
     }
 
     /// The teacher as one that learns, where it is to be corrected.
@@ -191,10 +213,14 @@ impl TeacherSource {
         let TeacherOptions {
             cache_top_k,
             cache_type,
+            cache_samples,
             ..
         } = self.options;
         let cache = self.options.teacher_cache.as_ref();
-        cache.map(|_| format!("{cache_top_k} {cache_type:?}"))
+        cache.map(|_| match cache_samples {
+            Some(n) => format!("{n} draws"),
+            None => format!("{cache_top_k} {cache_type:?}"),
+        })
     }
 
     fn load_options(&self, context: &Context) -> LoadOptions {

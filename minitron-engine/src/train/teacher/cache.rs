@@ -1,10 +1,11 @@
 //! What a teacher said, on disk: of every predicted token the largest probabilities and the mass of
-//! the rest.
+//! the rest, or token ids drawn from all of them.
 //!
 //! ```text
 //! cache.json   whose words these are and how they are stored
 //! rows.bin     one record a row: k token ids (u16 or u32), k log-probabilities (f16 or f32),
-//!              log of the tail's mass (f32)
+//!              log of the tail's mass (f32); of draws n token ids, ascending, each as often as
+//!              it was drawn
 //! index.bin    one entry a window: key [16], first row u64, number of rows u32,
 //!              CRC-32C of the rows u32
 //! rank-R/      rows.bin and index.bin of what rank R of several processes wrote
@@ -20,7 +21,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::records::{CacheEntry, CacheHeader, ENTRY_BYTES, Key, TopRows};
+use super::records::{CacheEntry, CacheHeader, CachedRows, ENTRY_BYTES, Key};
 use minitron_core::error::{Error, IoContext, Present, Result};
 use minitron_core::files::read_text;
 use minitron_core::output::write_atomic;
@@ -209,7 +210,7 @@ impl TeacherCache {
     ///
     /// # Errors
     /// `Checkpoint` naming the file where the rows are not those that were written.
-    pub fn read(&self, key: &Key, into: &mut TopRows) -> Result<bool> {
+    pub fn read(&self, key: &Key, into: &mut CachedRows) -> Result<bool> {
         let Some((idx, entry)) = self.entries.get(key) else {
             return Ok(false);
         };
@@ -236,7 +237,7 @@ impl TeacherCache {
     ///
     /// # Errors
     /// `Io` for a full disk; the cache stays whole.
-    pub fn append(&mut self, key: Key, rows: &TopRows) -> Result<bool> {
+    pub fn append(&mut self, key: Key, rows: &CachedRows) -> Result<bool> {
         let row_bytes = self.header.bytes_per_token();
         if !self.is_writer {
             if !self.own()?.lock()? {
@@ -250,11 +251,11 @@ impl TeacherCache {
         if self.holds(&key) {
             return Ok(true);
         }
-        let bytes = self.header.encode(rows);
+        let bytes = self.header.encode(rows)?;
         let own = self.own()?;
         let entry = CacheEntry {
             first_row: own.n_rows,
-            n_rows: rows.log_tail.len() as u32,
+            n_rows: (bytes.len() / row_bytes) as u32,
             crc: crc32c::crc32c(&bytes),
         };
         if let Err(error) = own.write(&bytes, &key, entry) {
@@ -271,13 +272,13 @@ impl TeacherCache {
     }
 
     /// Rows as they come back from the file.
-    pub fn stored(&self, rows: &TopRows) -> TopRows {
-        let mut stored = TopRows::default();
-        let bytes = self.header.encode(rows);
+    pub fn stored(&self, rows: &CachedRows) -> Result<CachedRows> {
+        let mut stored = CachedRows::default();
+        let bytes = self.header.encode(rows)?;
         for row in bytes.chunks_exact(self.header.bytes_per_token()) {
             self.header.decode(row, &mut stored);
         }
-        stored
+        Ok(stored)
     }
 
     /// Waits until all of it is on the disk.

@@ -5,10 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::cache::TeacherCache;
-use super::records::{Key, TopRows};
+use super::drawn::{
+    DrawnOutput, LEAST_LOG_P, Window, drawn_rows, flat_on_cpu, no_states, uniforms,
+};
+use super::records::{CachedRows, Key};
 use super::{Teacher, TeacherOutput};
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::model::{Site, row_chunks};
@@ -66,44 +69,34 @@ impl<'a> CachedTeacher<'a> {
 
     /// Runs the teacher on a batch and stores the windows that are not there yet; returns those
     /// that cannot be.
-    fn listen(&mut self, batch: &Batch, windows: &[Window]) -> Result<HashMap<Key, TopRows>> {
-        let (k, vocab) = (self.cache.header().top_k, self.spec.options.vocab);
-        let n_shared = self.cache.header().vocab as i64;
-        let mut all = TopRows::default();
+    fn listen(&mut self, batch: &Batch, windows: &[Window]) -> Result<HashMap<Key, CachedRows>> {
+        let (header, vocab) = (self.cache.header().clone(), self.spec.options.vocab);
+        let n_shared = header.vocab as i64;
+        let of_draws = header.draws.map(|draws| uniforms(draws, windows));
+        let mut all = CachedRows::default();
         {
             let output = self.teacher()?.forward(batch, true, &BTreeSet::new())?;
             let nothing = Tensor::new();
             let device = batch.ids_bt.device();
             for (start, len) in row_chunks(batch.n_rows(), vocab, device) {
-                top_rows(
-                    &cut(&output.logits(start, len, &nothing)?, n_shared)?,
-                    k as i64,
-                    &mut all,
-                )?;
+                let logits_nv = cut(&output.logits(start, len, &nothing)?, n_shared)?;
+                match &of_draws {
+                    Some(numbers) => {
+                        let n = header.n_ids();
+                        let range = start as usize * n..(start + len) as usize * n;
+                        let numbers = numbers.get(range).present("the numbers of some rows")?;
+                        drawn_rows(&logits_nv, numbers, &mut all)?;
+                    }
+                    None => top_rows(&logits_nv, header.top_k as i64, &mut all)?,
+                }
             }
         }
         let mut unstored = HashMap::new();
         for window in windows {
-            let (from, to) = (window.first_row, window.first_row + window.n_rows);
-            let part = TopRows {
-                ids: all
-                    .ids
-                    .get(from * k..to * k)
-                    .present("a window's ids")?
-                    .to_vec(),
-                log_p: all
-                    .log_p
-                    .get(from * k..to * k)
-                    .present("a window's log-probabilities")?
-                    .to_vec(),
-                log_tail: all
-                    .log_tail
-                    .get(from..to)
-                    .present("a window's tails")?
-                    .to_vec(),
-            };
+            let rows = window.first_row..window.first_row + window.n_rows;
+            let part = header.part(&all, rows)?;
             if !self.cache.holds(&window.key) && !self.cache.append(window.key, &part)? {
-                unstored.insert(window.key, self.cache.stored(&part));
+                unstored.insert(window.key, self.cache.stored(&part)?);
             }
         }
         if !unstored.is_empty() && !std::mem::replace(&mut self.has_warned, true) {
@@ -157,29 +150,32 @@ impl Teacher for CachedTeacher<'_> {
         } else {
             HashMap::new()
         };
-        let mut rows = TopRows::default();
+        let mut rows = CachedRows::default();
         for window in &windows {
             if !self.cache.read(&window.key, &mut rows)?
                 && let Some(part) = unstored.get(&window.key)
             {
-                rows.ids.extend(&part.ids);
-                rows.log_p.extend(&part.log_p);
-                rows.log_tail.extend(&part.log_tail);
+                rows.extend(part);
             }
         }
-        let (n_rows, k) = (batch.n_rows(), self.cache.header().top_k as i64);
-        if rows.log_tail.len() as i64 != n_rows {
+        let (n_rows, k) = (batch.n_rows(), self.cache.header().n_ids() as i64);
+        if rows.ids.len() as i64 != n_rows * k {
             return Err(Error::Internal(format!(
-                "{} cached rows for {n_rows}",
-                rows.log_tail.len()
+                "{} cached ids for {n_rows} rows of {k}",
+                rows.ids.len()
             )));
         }
         let device = batch.ids_bt.device();
         let ids: Vec<i64> = rows.ids.iter().map(|&id| i64::from(id)).collect();
+        let ids_nk = Tensor::f_from_slice(&ids)?
+            .f_view([n_rows, k])?
+            .f_to_device(device)?;
+        if self.cache.header().draws.is_some() {
+            let vocab = self.cache.header().vocab as i64;
+            return Ok(Box::new(DrawnOutput { ids_nk, vocab }));
+        }
         Ok(Box::new(CachedOutput {
-            ids_nk: Tensor::f_from_slice(&ids)?
-                .f_view([n_rows, k])?
-                .f_to_device(device)?,
+            ids_nk,
             log_p_nk: Tensor::f_from_slice(&rows.log_p)?
                 .f_view([n_rows, k])?
                 .f_to_device(device)?,
@@ -239,9 +235,7 @@ impl TeacherOutput for CachedOutput {
     }
 
     fn states(&self, site: Site) -> Result<&Tensor> {
-        Err(Error::Internal(format!(
-            "a teacher cache holds no states, {site:?} was asked for"
-        )))
+        no_states(site)
     }
 }
 
@@ -253,12 +247,8 @@ fn cut(logits_nv: &Tensor, n_ids: i64) -> Result<Tensor> {
     }
 }
 
-/// Smaller probabilities are taken for this: where all mass is stored, the rest has none, and its
-/// logarithm no end.
-const LEAST_LOG_P: f64 = -80.0;
-
 /// The largest k of every row of logits [N, V], and the mass of the others.
-fn top_rows(logits_nv: &Tensor, k: i64, into: &mut TopRows) -> Result<()> {
+fn top_rows(logits_nv: &Tensor, k: i64, into: &mut CachedRows) -> Result<()> {
     let log_p_nv = logits_nv
         .f_to_kind(Kind::Float)?
         .f_log_softmax(-1, Kind::Float)?;
@@ -275,17 +265,6 @@ fn top_rows(logits_nv: &Tensor, k: i64, into: &mut TopRows) -> Result<()> {
     let log_tail = Vec::<f32>::try_from(flat_on_cpu(&log_tail_n)?)?;
     into.log_tail.extend(log_tail);
     Ok(())
-}
-
-fn flat_on_cpu(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_to_device(Device::Cpu)?.f_reshape([-1i64])?)
-}
-
-/// One window of a batch.
-struct Window {
-    key: Key,
-    first_row: usize,
-    n_rows: usize,
 }
 
 /// Keys of a batch's windows, in order: digests of the tokens that are there, the positions that

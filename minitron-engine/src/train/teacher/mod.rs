@@ -3,13 +3,14 @@
 
 mod cache;
 mod cached;
+mod drawn;
 mod records;
 mod shared;
 mod streamed;
 
 pub use cache::TeacherCache;
 pub use cached::CachedTeacher;
-pub use records::{CacheHeader, CacheType};
+pub use records::{CacheHeader, CacheType, Draws};
 pub(in crate::train) use shared::{known_gradient, losses};
 pub use streamed::StreamedTeacher;
 

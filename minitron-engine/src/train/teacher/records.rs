@@ -1,11 +1,14 @@
-//! What a teacher's cache holds and its bytes: the head, rows of probabilities, entries of windows.
+//! What a teacher's cache holds and its bytes: the head, rows of probabilities or of draws, entries
+//! of windows.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, Present, Result};
 
 const FORMAT: &str = "minitron teacher cache 1";
 
@@ -46,13 +49,25 @@ pub struct CacheHeader {
     /// Token ids that its distribution is over: its vocabulary, or as many as the student has,
     /// where those are fewer.
     pub vocab: usize,
-    /// Stored probabilities per row.
+    /// Stored probabilities per row; none where token ids are drawn instead.
     pub top_k: usize,
     /// Their type.
     pub dtype: CacheType,
+    /// What is drawn per row, where that is stored instead of the largest probabilities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draws: Option<Draws>,
     /// The teacher's name, for people; files of earlier versions do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+}
+
+/// Token ids that are drawn from a teacher's distribution with replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draws {
+    /// Ids per row.
+    pub n: usize,
+    /// What they follow from, with the window's content.
+    pub seed: u64,
 }
 
 impl CacheHeader {
@@ -72,7 +87,18 @@ impl CacheHeader {
             vocab,
             top_k,
             dtype,
+            draws: None,
             model: None,
+        }
+    }
+
+    /// The same with so many ids drawn per row instead of the largest probabilities.
+    #[must_use]
+    pub fn drawing(self, n: usize, seed: u64) -> Self {
+        CacheHeader {
+            top_k: 0,
+            draws: Some(Draws { n: n.max(1), seed }),
+            ..self
         }
     }
 
@@ -88,8 +114,40 @@ impl CacheHeader {
     /// Bytes of one predicted token.
     pub fn bytes_per_token(&self) -> usize {
         let id = if self.has_short_ids() { 2 } else { 4 };
+        if self.draws.is_some() {
+            // How often an id was drawn is how often it stands there.
+            return self.n_ids() * id;
+        }
         let value = if self.dtype == CacheType::F16 { 2 } else { 4 };
         self.top_k * (id + value) + 4
+    }
+
+    /// Stored ids per row.
+    pub fn n_ids(&self) -> usize {
+        self.draws.map_or(self.top_k, |draws| draws.n).max(1)
+    }
+
+    /// Stored probabilities per row.
+    fn n_values(&self) -> usize {
+        match self.draws {
+            Some(_) => 0,
+            None => self.top_k,
+        }
+    }
+
+    /// Numbers of each row for all other tokens.
+    fn n_tails(&self) -> usize {
+        usize::from(self.draws.is_none())
+    }
+
+    /// Some of the rows.
+    pub(super) fn part(&self, rows: &CachedRows, range: Range<usize>) -> Result<CachedRows> {
+        let (n_ids, k, n_tails) = (self.n_ids(), self.n_values(), self.n_tails());
+        Ok(CachedRows {
+            ids: some(&rows.ids, &range, n_ids)?.to_vec(),
+            log_p: some(&rows.log_p, &range, k)?.to_vec(),
+            log_tail: some(&rows.log_tail, &range, n_tails)?.to_vec(),
+        })
     }
 
     fn has_short_ids(&self) -> bool {
@@ -100,62 +158,89 @@ impl CacheHeader {
     pub(super) fn differences(&self, other: &CacheHeader) -> Vec<String> {
         let [ours, theirs] =
             [self, other].map(|header| serde_json::to_value(header).unwrap_or_default());
-        let pairs = ours.as_object().into_iter().flatten();
+        let all = [&ours, &theirs].into_iter().filter_map(|it| it.as_object());
+        let keys: BTreeSet<&str> = all.flat_map(|it| it.keys().map(String::as_str)).collect();
         // A copy of the teacher is the teacher.
-        let differing =
-            pairs.filter(|(key, value)| *key != "model" && theirs.get(*key) != Some(value));
+        let differing = keys
+            .into_iter()
+            .filter(|key| *key != "model" && theirs.get(*key) != ours.get(*key));
         differing
-            .map(|(key, value)| format!("{key}: stored {}, wanted {value}", theirs[key.as_str()]))
+            .map(|key| format!("{key}: stored {}, wanted {}", theirs[key], ours[key]))
             .collect()
     }
 
     /// Rows as bytes.
-    pub(super) fn encode(&self, rows: &TopRows) -> Vec<u8> {
-        let k = self.top_k;
-        let mut bytes = Vec::with_capacity(rows.log_tail.len() * self.bytes_per_token());
-        let tops = rows.ids.chunks(k).zip(rows.log_p.chunks(k));
-        for ((ids, log_p), tail) in tops.zip(&rows.log_tail) {
-            for &id in ids {
+    pub(super) fn encode(&self, rows: &CachedRows) -> Result<Vec<u8>> {
+        let (n_ids, k) = (self.n_ids(), self.n_values());
+        let n_rows = rows.ids.len() / n_ids;
+        let mut bytes = Vec::with_capacity(n_rows * self.bytes_per_token());
+        for row in 0..n_rows {
+            for &id in at(&rows.ids, row, n_ids)? {
                 match self.has_short_ids() {
                     true => bytes.extend((id as u16).to_le_bytes()),
                     false => bytes.extend(id.to_le_bytes()),
                 }
             }
-            for &value in log_p {
+            for &value in at(&rows.log_p, row, k)? {
                 match self.dtype {
                     CacheType::F16 => bytes.extend(half::f16::from_f32(value).to_le_bytes()),
                     CacheType::F32 => bytes.extend(value.to_le_bytes()),
                 }
             }
-            bytes.extend(tail.to_le_bytes());
+            for tail in at(&rows.log_tail, row, self.n_tails())? {
+                bytes.extend(tail.to_le_bytes());
+            }
         }
-        bytes
+        Ok(bytes)
     }
 
     /// Adds what one row's bytes say.
-    pub(super) fn decode(&self, row: &[u8], into: &mut TopRows) {
-        let k = self.top_k;
-        let (ids, rest) = row.split_at(k * if self.has_short_ids() { 2 } else { 4 });
-        let (values, tail) = rest.split_at(rest.len() - 4);
-        for bytes in ids.chunks(ids.len() / k) {
+    pub(super) fn decode(&self, row: &[u8], into: &mut CachedRows) {
+        let id_bytes = if self.has_short_ids() { 2 } else { 4 };
+        let (ids, rest) = row.split_at(self.n_ids() * id_bytes);
+        for bytes in ids.chunks(id_bytes) {
             into.ids.push(token_id(bytes));
         }
-        for bytes in values.chunks(values.len() / k) {
+        if self.draws.is_some() {
+            return;
+        }
+        let (values, tail) = rest.split_at(rest.len() - 4);
+        for bytes in values.chunks(values.len() / self.top_k) {
             into.log_p.push(log_probability(bytes));
         }
         into.log_tail.push(log_probability(tail));
     }
 }
 
-/// Rows of one or more windows. N rows, K stored probabilities.
+/// Rows of one or more windows. N rows, K stored ids.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct TopRows {
-    /// Token ids [N·K], most probable first.
+pub struct CachedRows {
+    /// Token ids [N·K]: the most probable first, or all that were drawn, ascending.
     pub ids: Vec<u32>,
-    /// Their log-probabilities [N·K].
+    /// Their log-probabilities [N·K]; nothing of draws.
     pub log_p: Vec<f32>,
-    /// Log of the mass of all other tokens \[N\].
+    /// Log of the mass of all other tokens \[N\]; nothing of draws.
     pub log_tail: Vec<f32>,
+}
+
+impl CachedRows {
+    /// Adds those of others.
+    pub(super) fn extend(&mut self, others: &CachedRows) {
+        self.ids.extend(&others.ids);
+        self.log_p.extend(&others.log_p);
+        self.log_tail.extend(&others.log_tail);
+    }
+}
+
+/// The numbers of some rows, of so many each.
+fn some<'a, T>(numbers: &'a [T], rows: &Range<usize>, each: usize) -> Result<&'a [T]> {
+    let range = rows.start * each..rows.end * each;
+    numbers.get(range).present("numbers of cached rows")
+}
+
+/// Those of one row.
+fn at<T>(numbers: &[T], row: usize, each: usize) -> Result<&[T]> {
+    some(numbers, &(row..row + 1), each)
 }
 
 /// A window's key: a digest of its tokens and predicted positions.
