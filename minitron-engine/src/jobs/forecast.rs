@@ -67,7 +67,7 @@ pub(super) fn forecast(
     };
     let is_sharded = options.shard == Sharding::Layers && n_ranks > 1;
     let objective = Objective {
-        recompute: options.recompute || is_sharded,
+        recompute: options.recompute,
         ..objective(context, &losses, student, teacher, None)?
     };
     let n_parts = if is_sharded { n_ranks } else { 1 };

@@ -33,6 +33,9 @@ pub struct StepMemory {
     pub activations: u64,
     /// One chunk of logits, and the rows they are computed from.
     pub logits: u64,
+    /// What the first rank holds, in place of activations and logits, while it writes a student
+    /// that is kept in parts: all of it, where a step has its whole layers.
+    pub writing: u64,
 }
 
 /// One batch.
@@ -95,6 +98,7 @@ impl StepMemory {
             teacher,
             activations: row_bytes.saturating_mul(held_numbers.saturating_add(compared)),
             logits: logits.saturating_add(row_bytes.saturating_mul(COPIES_OF_ROWS * hidden)),
+            writing: 0,
         }
     }
 
@@ -129,8 +133,13 @@ impl StepMemory {
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
         let whole = student.n_params().saturating_mul(8 + masters);
         let own = whole.div_ceil(n_ranks.max(1) as u64);
+        let writing = match batch.device {
+            Device::Cpu if n_ranks > 1 => student.n_params().saturating_mul(masters),
+            _ => 0,
+        };
         StepMemory {
             student: self.student.saturating_sub(whole - own),
+            writing,
             ..self
         }
     }
@@ -145,8 +154,13 @@ impl StepMemory {
         let whole = layers.saturating_mul(both);
         let own = whole.div_ceil(n_ranks.max(1) as u64);
         let here = widest.saturating_mul(2 * both);
+        let written = match batch.device {
+            Device::Cpu => layers.saturating_mul(batch.n_bytes.max(4) as u64),
+            _ => 0,
+        };
         StepMemory {
             student: parts.student.saturating_sub(whole) + own + here,
+            writing: written.saturating_sub(here),
             ..parts
         }
     }
@@ -173,12 +187,14 @@ impl StepMemory {
             teacher: self.teacher.max(other.teacher),
             activations: self.activations.max(other.activations),
             logits: self.logits.max(other.logits),
+            writing: self.writing.saturating_add(other.writing),
         }
     }
 
     /// All of it, with what allocators keep back.
     pub fn total(&self) -> u64 {
-        let step = [self.student, self.teacher, self.activations, self.logits]
+        let comes = self.activations.saturating_add(self.logits);
+        let step = [self.student, self.teacher, comes.max(self.writing)]
             .into_iter()
             .fold(0, u64::saturating_add);
         self.base.saturating_add((step as f64 * SLACK) as u64)
@@ -255,6 +271,7 @@ mod tests {
             teacher: 5,
             activations: 7,
             logits: 2,
+            writing: 0,
         };
         let two = StepMemory {
             student: 20,

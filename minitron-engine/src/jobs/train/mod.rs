@@ -259,10 +259,8 @@ impl Training<'_> {
         }
         let kept = kept.as_deref();
         let objective = objective(self.context, self.losses, &start.spec, spec, kept)?;
-        // A layer that is let go has no inside to hold.
-        let recompute = self.options.recompute || shards_layers(self.context, self.options);
         Ok(Objective {
-            recompute,
+            recompute: self.options.recompute,
             ..objective
         })
     }
