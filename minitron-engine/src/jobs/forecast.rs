@@ -73,7 +73,7 @@ pub(super) fn forecast(
     let n_parts = if is_sharded { n_ranks } else { 1 };
     let kept = teacher.map(|spec| (spec, StepMemory::held_model(spec, n_bytes, n_parts)));
     let memory = StepMemory::of(&objective, student, kept, batch, base);
-    let memory = memory.divided(options.shard, student, batch, n_ranks);
+    let memory = memory.divided(options.shard, student, batch, (n_ranks, false));
     Ok(json!({
         "ranks": n_ranks,
         "shard": options.shard,

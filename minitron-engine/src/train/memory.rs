@@ -102,18 +102,25 @@ impl StepMemory {
         }
     }
 
-    /// The same where so many ranks keep parts.
+    /// The same where so many ranks keep parts; the student is written at the end, when nobody
+    /// needs moments any more, or between steps too.
     pub fn divided(
         self,
         sharding: Sharding,
         student: &ModelSpec,
         batch: BatchShape,
-        n_ranks: usize,
+        (n_ranks, is_written_between): (usize, bool),
     ) -> Self {
-        match sharding {
+        let parts = match sharding {
             Sharding::Layers if n_ranks > 1 => self.with_sharded_layers(student, batch, n_ranks),
             Sharding::Optimizer => self.with_shards(student, batch, n_ranks),
             Sharding::None | Sharding::Layers => self,
+        };
+        let moments = student.n_params().saturating_mul(8) / n_ranks.max(1) as u64;
+        let gone = if is_written_between { 0 } else { moments };
+        StepMemory {
+            writing: parts.writing.saturating_sub(gone),
+            ..parts
         }
     }
 
@@ -246,6 +253,20 @@ fn widest(spec: &ModelSpec) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_student_in_parts_is_whole_while_it_is_written() {
+        let step = StepMemory {
+            base: 1000,
+            student: 100,
+            teacher: 50,
+            activations: 20,
+            logits: 10,
+            writing: 0,
+        };
+        let of = |writing| StepMemory { writing, ..step }.total();
+        assert_eq!([of(0), of(30), of(130)], [1198, 1198, 1308]);
+    }
 
     #[test]
     fn a_step_that_does_not_fit_beside_what_is_there_is_said_and_no_other() {
