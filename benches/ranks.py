@@ -8,7 +8,8 @@
 
 `peers` distils 130M into 60M parameters with 2 ranks on Gloo over the loopback, alternating with PyTorch's DistributedDataParallel,
 ZeroRedundancyOptimizer and FSDP2 (benches/peer_ranks.py): seconds of a step, the first one left out; peak memory of the larger rank;
-bytes over the loopback in a step, from runs of different length.
+bytes over the loopback and CPU seconds of all ranks in a step, from runs of different length. Other work on the machine counts in
+the bytes and the seconds, and hardly in the CPU seconds.
 
 `memory` distils 12 layers of 7M parameters each into as many, with 1, 2 and 4 ranks that keep all, parts of the moments, or parts of
 the layers too: the largest rank's peak beside the one that was said before the first step.
@@ -117,6 +118,7 @@ SIDES = {
     "ours, --shard optimizer": lambda a, steps: ours(a, "--shard optimizer", steps),
     "ZeroRedundancyOptimizer": lambda a, steps: theirs(a, "zero1", steps),
     "ours, --shard layers": lambda a, steps: ours(a, "--shard layers", steps),
+    "ours, --shard layers --recompute": lambda a, steps: ours(a, "--shard layers --recompute", steps),
     "FSDP2": lambda a, steps: theirs(a, "fsdp2", steps),
 }
 
@@ -175,12 +177,20 @@ def memory(a):
     subprocess.run([str(word) for word in [a.minitron, *fresh, "--out", a.teacher, "--force", "--quiet"]], check=True)
     table = []
     for a.ranks in (1, 2, 4):
-        for mode in ("--shard none --recompute", "--shard optimizer --recompute", "--shard layers"):
+        for mode in ("--shard none --recompute", "--shard optimizer --recompute", "--shard layers --recompute", "--shard layers"):
             if a.ranks > 1 or "none" in mode:
                 _, peak, _ = ours(a, mode, 2)
                 table.append({"ranks": a.ranks, "mode": mode, "said_mib": round(a.said_mib), "peak_mib": round(peak)})
                 print(table[-1], file=sys.stderr, flush=True)
     print(json.dumps(table, indent=1))
+
+
+def measured(a, side, steps):
+    """Seconds, peak, bytes and CPU seconds of a run."""
+    before = os.times()
+    found = SIDES[side](a, steps)
+    after = os.times()
+    return *found, after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def peers(a):
@@ -189,11 +199,11 @@ def peers(a):
     found = {side: [] for side in sides}
     for number in range(a.rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
-            found[side].append(SIDES[side](a, a.steps))
+            found[side].append(measured(a, side, a.steps))
             print(f"round {number} {side}: {found[side][-1]}", file=sys.stderr, flush=True)
     table = []
     for side, runs in found.items():
-        _, _, sent = SIDES[side](a, a.steps + 2)
+        _, _, sent, cpu = measured(a, side, a.steps + 2)
         seconds = [run[0] for run in runs]
         table.append(
             {
@@ -202,6 +212,7 @@ def peers(a):
                 "spread": [round(min(seconds), 2), round(max(seconds), 2)],
                 "peak_mib": round(max(run[1] for run in runs)),
                 "mib_sent_per_step": round((sent - runs[-1][2]) / 2 / 2**20, 1),
+                "cpu_s_per_step": round((cpu - statistics.median(run[3] for run in runs)) / 2, 2),
             }
         )
     print(json.dumps({"ranks": a.ranks, "batch": BATCH, "seq_len": SEQ, "cores": os.cpu_count(), "table": table}, indent=1))

@@ -22,6 +22,8 @@ fn main() {
         .warnings(false)
         .std("c++17")
         .define("USE_C10D_GLOO", None)
+        // As libtorch is built: its classes are bases here.
+        .define("NDEBUG", None)
         // What c10d's headers name of gloo stands behind pointers: declarations serve.
         .include("stubs")
         .include(&include)

@@ -8,7 +8,12 @@
 #include <string>
 
 struct StoreHandle { c10::intrusive_ptr<c10d::Store> store; };
-struct GroupHandle { c10::intrusive_ptr<c10d::Backend> backend; };
+struct GroupHandle {
+  c10::intrusive_ptr<c10d::Backend> backend;
+  // Whether ranks send each other parts of tensors directly, and the tag of the next parts.
+  bool by_pairs = false;
+  int tag = 0;
+};
 struct WorkHandle { c10::intrusive_ptr<c10d::Work> work; };
 
 // ffi.rs names them.

@@ -324,7 +324,8 @@ unsafe impl Send for RawWork {}
 
 impl Drop for RawWork {
     fn drop(&mut self) {
-        // SAFETY: The handle is ours; while the collective runs, c10d has its own reference.
+        // SAFETY: The handle is ours; while the collective runs, c10d has its own reference, and of
+        // what goes between two ranks the work itself, whose end takes it back from them.
         unsafe { mt_work_free(self.0.as_ptr()) }
     }
 }

@@ -79,8 +79,17 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 
 #[test]
 fn collectives_give_what_they_say_in_every_type() {
-    let outputs = ranks(3, "collectives_give_what_they_say_in_every_type", |world| {
-        let comm = joined(&world, TIMEOUT, true);
+    assert_collectives("collectives_give_what_they_say_in_every_type", false);
+}
+
+#[test]
+fn collectives_that_are_checked_give_the_same() {
+    assert_collectives("collectives_that_are_checked_give_the_same", true);
+}
+
+fn assert_collectives(test: &str, is_checked: bool) {
+    let outputs = ranks(3, test, |world| {
+        let comm = joined(&world, TIMEOUT, is_checked);
         let mine = world.rank as f64 + 1.0;
         for kind in [
             Kind::Float,

@@ -55,6 +55,8 @@ unsafe extern "C" {
     fn mtt_read(tensors: List, into: *mut f64, n: usize) -> c_int;
     fn mtt_map_large_tensors(n_bytes: usize);
     fn mtt_use_huge_pages();
+    fn mtt_swap_memory(one: *mut C_tensor, other: *mut C_tensor) -> c_int;
+    fn mtt_set_version(tensor: *mut C_tensor, version: i64) -> c_int;
 }
 
 pub(crate) fn use_huge_pages() {
@@ -65,6 +67,18 @@ pub(crate) fn use_huge_pages() {
 pub(crate) fn map_large_tensors(n_bytes: usize) {
     // SAFETY: It sets a number of the C library, which locks itself.
     unsafe { mtt_map_large_tensors(n_bytes) }
+}
+
+pub(crate) fn swap_memory(one: &Tensor, other: &Tensor) -> Result<(), TchError> {
+    let (one, other) = (one.as_ptr().cast_mut(), other.as_ptr().cast_mut());
+    // SAFETY: Both live through the call. Whoever calls sees to it that nothing reads a tensor
+    // whose memory is gone.
+    done(unsafe { mtt_swap_memory(one, other) })
+}
+
+pub(crate) fn set_version(tensor: &Tensor, version: i64) -> Result<(), TchError> {
+    // SAFETY: The tensor lives through the call; a version is a number beside its values.
+    done(unsafe { mtt_set_version(tensor.as_ptr().cast_mut(), version) })
 }
 
 /// A counter of this thread; it stays there.

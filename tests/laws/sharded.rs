@@ -75,15 +75,30 @@ fn a_layer_is_whole_while_it_runs_and_at_no_other_time() {
     assert_eq!(whole.n_bytes(), wide.sum::<u64>());
 }
 
+/// What is kept of a layer that has been let go is refused, rather than derived from whatever
+/// stands where its weights were.
+#[test]
+fn what_is_kept_of_a_layer_that_is_gone_cannot_be_used() {
+    let model = Model::new(&tiny_llama(), 64).unwrap();
+    let (brought, _layers) =
+        ShardedLayers::load(&model.source, &model.spec, TRAINABLE, Ranks::alone()).unwrap();
+    let ids_bt = Tensor::from_slice(&[5_i64, 6, 7, 8]).view([1, 4]);
+    let hidden_bte = brought.hidden(&ids_bt, &mut NoTap, None).unwrap();
+    let refused = hidden_bte.sum(Kind::Float).f_backward().unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("modified by an inplace operation"), "{said}");
+}
+
 /// What a student learns whose layers are brought, and what one learns that has them.
 #[test]
 fn layers_that_are_brought_learn_the_same_bit_for_bit() {
-    for config in [tiny_llama(), tiny_bert()] {
-        let model = Model::new(&config, 62).unwrap();
-        let teacher = Model::new(&config, 63).unwrap();
+    let configs = [tiny_llama(), tiny_bert()];
+    for (config, recompute) in configs.iter().flat_map(|it| [(it, true), (it, false)]) {
+        let model = Model::new(config, 62).unwrap();
+        let teacher = Model::new(config, 63).unwrap();
         let windows = Arc::new(some_windows(11, 16, 61, 4).unwrap());
         let objective = Objective {
-            recompute: true,
+            recompute,
             ..objective().unwrap()
         };
         // A norm that nobody goes by: it is summed in another order.

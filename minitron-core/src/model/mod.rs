@@ -140,13 +140,19 @@ impl Transformer {
     }
 
     /// Has all layers brought, as a forward pass does: where processes bring them together, each
-    /// takes part in the passes of the others.
+    /// takes part in the passes of the others. The last one stays, for whoever goes back from
+    /// there.
     ///
     /// # Errors
     /// As bringing them does.
-    pub fn stand_by(&self) -> Result<()> {
+    pub fn stand_by(&self) -> Result<Option<Held<'_>>> {
         let n_layers = self.layer_weights.as_ref().map_or(0, |_| self.blocks.len());
-        (0..n_layers).try_for_each(|layer_idx| self.hold(layer_idx, Direction::Forward).map(drop))
+        let mut last = None;
+        for layer_idx in 0..n_layers {
+            drop(last.take());
+            last = Some(self.hold(layer_idx, Direction::Forward)?);
+        }
+        Ok(last)
     }
 
     /// Last hidden state [B, T, E] (after the final norm) of token ids [B, T]; where those are

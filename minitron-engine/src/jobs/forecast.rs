@@ -67,13 +67,13 @@ pub(super) fn forecast(
     };
     let is_sharded = options.shard == Sharding::Layers && n_ranks > 1;
     let objective = Objective {
-        recompute: options.recompute || is_sharded,
+        recompute: options.recompute,
         ..objective(context, &losses, student, teacher, None)?
     };
     let n_parts = if is_sharded { n_ranks } else { 1 };
     let kept = teacher.map(|spec| (spec, StepMemory::held_model(spec, n_bytes, n_parts)));
     let memory = StepMemory::of(&objective, student, kept, batch, base);
-    let memory = memory.divided(options.shard, student, batch, n_ranks);
+    let memory = memory.divided(options.shard, student, batch, (n_ranks, false));
     Ok(json!({
         "ranks": n_ranks,
         "shard": options.shard,

@@ -66,7 +66,9 @@ impl Trainer<'_> {
         };
         let student = &learner.student.spec;
         let memory = StepMemory::of(learner.objective, student, teacher, batch, base);
-        let memory = memory.divided(self.sharding, student, batch, self.ranks.size());
+        let is_written_between = self.held_out.is_some() && learner.write_best.is_some();
+        let parts = (self.ranks.size(), is_written_between);
+        let memory = memory.divided(self.sharding, student, batch, parts);
         match &self.correction {
             Some(correction) => memory.with_correction(correction, batch),
             None => memory,

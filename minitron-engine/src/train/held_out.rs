@@ -135,7 +135,7 @@ impl<'a> Evaluation<'a> {
             teacher.iter().try_for_each(|teacher| teacher.stand_by())?;
             evaluations
                 .iter()
-                .try_for_each(|evaluation| evaluation.student.stand_by())?;
+                .try_for_each(|evaluation| evaluation.student.stand_by().map(drop))?;
         }
         for evaluation in &mut evaluations {
             evaluation.reduce(ranks)?;

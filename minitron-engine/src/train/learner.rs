@@ -270,6 +270,7 @@ impl<'a> TrainState<'a> {
             return Ok(false);
         }
         if let Some(write) = self.learner.write_best {
+            self.make_way();
             write(&self.optimizer.masters("", ranks)?)?;
         }
         self.saved.best = Some(Best {
@@ -277,6 +278,13 @@ impl<'a> TrainState<'a> {
             loss,
         });
         Ok(self.learner.write_best.is_some())
+    }
+
+    /// The first rank is about to hold the whole student.
+    fn make_way(&self) {
+        if let Some(layers) = self.learner.layers {
+            layers.make_way();
+        }
     }
 
     /// Writes a step's line.
@@ -360,7 +368,7 @@ impl<'a> TrainState<'a> {
 
     /// How it went.
     pub fn end(
-        self,
+        mut self,
         n_planned: u64,
         is_interrupted: bool,
         (correction, ranks): (Option<&Correction>, Ranks),
@@ -379,6 +387,8 @@ impl<'a> TrainState<'a> {
             tokens_per_second: self.clock.rate(),
             memory_bytes: 0,
         };
+        self.make_way();
+        self.optimizer.forget_moments();
         let of_teacher = correction.map(|it| it.masters(&self.optimizer, ranks));
         let masters = Trained {
             student: self.optimizer.masters("", ranks)?,

@@ -34,6 +34,9 @@ pub struct StepMemory {
     pub activations: u64,
     /// One chunk of logits, and the rows they are computed from.
     pub logits: u64,
+    /// What the first rank holds, in place of activations and logits, while it writes a student
+    /// that is kept in parts: all of it, where a step has its whole layers.
+    pub writing: u64,
 }
 
 /// One batch.
@@ -96,21 +99,29 @@ impl StepMemory {
             teacher,
             activations: row_bytes.saturating_mul(held_numbers.saturating_add(compared)),
             logits: logits.saturating_add(row_bytes.saturating_mul(COPIES_OF_ROWS * hidden)),
+            writing: 0,
         }
     }
 
-    /// The same where so many ranks keep parts.
+    /// The same where so many ranks keep parts; the student is written at the end, when nobody
+    /// needs moments any more, or between steps too.
     pub fn divided(
         self,
         sharding: Sharding,
         student: &ModelSpec,
         batch: BatchShape,
-        n_ranks: usize,
+        (n_ranks, is_written_between): (usize, bool),
     ) -> Self {
-        match sharding {
+        let parts = match sharding {
             Sharding::Layers if n_ranks > 1 => self.with_sharded_layers(student, batch, n_ranks),
             Sharding::Optimizer => self.with_shards(student, batch, n_ranks),
             Sharding::None | Sharding::Layers => self,
+        };
+        let moments = student.n_params().saturating_mul(8) / n_ranks.max(1) as u64;
+        let gone = if is_written_between { 0 } else { moments };
+        StepMemory {
+            writing: parts.writing.saturating_sub(gone),
+            ..parts
         }
     }
 
@@ -130,8 +141,13 @@ impl StepMemory {
         let masters = if batch.n_bytes < 4 { 4 } else { 0 };
         let whole = student.n_params().saturating_mul(8 + masters);
         let own = whole.div_ceil(n_ranks.max(1) as u64);
+        let writing = match batch.device {
+            Device::Cpu if n_ranks > 1 => student.n_params().saturating_mul(masters),
+            _ => 0,
+        };
         StepMemory {
             student: self.student.saturating_sub(whole - own),
+            writing,
             ..self
         }
     }
@@ -146,8 +162,13 @@ impl StepMemory {
         let whole = layers.saturating_mul(both);
         let own = whole.div_ceil(n_ranks.max(1) as u64);
         let here = widest.saturating_mul(2 * both);
+        let written = match batch.device {
+            Device::Cpu => layers.saturating_mul(batch.n_bytes.max(4) as u64),
+            _ => 0,
+        };
         StepMemory {
             student: parts.student.saturating_sub(whole) + own + here,
+            writing: written.saturating_sub(here),
             ..parts
         }
     }
@@ -174,12 +195,14 @@ impl StepMemory {
             teacher: self.teacher.max(other.teacher),
             activations: self.activations.max(other.activations),
             logits: self.logits.max(other.logits),
+            writing: self.writing.saturating_add(other.writing),
         }
     }
 
     /// All of it, with what allocators keep back.
     pub fn total(&self) -> u64 {
-        let step = [self.student, self.teacher, self.activations, self.logits]
+        let comes = self.activations.saturating_add(self.logits);
+        let step = [self.student, self.teacher, comes.max(self.writing)]
             .into_iter()
             .fold(0, u64::saturating_add);
         self.base.saturating_add((step as f64 * SLACK) as u64)
@@ -251,6 +274,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_student_in_parts_is_whole_while_it_is_written() {
+        let step = StepMemory {
+            base: 1000,
+            student: 100,
+            teacher: 50,
+            activations: 20,
+            logits: 10,
+            writing: 0,
+        };
+        let of = |writing| StepMemory { writing, ..step }.total();
+        assert_eq!([of(0), of(30), of(130)], [1198, 1198, 1308]);
+    }
+
+    #[test]
     fn a_step_that_does_not_fit_beside_what_is_there_is_said_and_no_other() {
         let step = StepMemory {
             base: 500 << 20,
@@ -274,6 +311,7 @@ mod tests {
             teacher: 5,
             activations: 7,
             logits: 2,
+            writing: 0,
         };
         let two = StepMemory {
             student: 20,

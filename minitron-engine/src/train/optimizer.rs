@@ -95,6 +95,13 @@ impl State {
 }
 
 impl AdamW {
+    /// Gives the moments back: no update follows.
+    pub(super) fn forget_moments(&mut self) {
+        for state in &mut self.states {
+            (state.m, state.v) = (Tensor::new(), Tensor::new());
+        }
+    }
+
     /// Moments at zero for every parameter that takes gradients.
     pub fn new<'p>(
         parameters: impl IntoIterator<Item = &'p Parameter>,

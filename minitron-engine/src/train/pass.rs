@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::teacher::Kept;
 use minitron_core::error::Result;
-use minitron_core::model::{Direction, Input, MixerContext, Site, Transformer};
+use minitron_core::model::{Direction, Held, Input, MixerContext, Site, Transformer};
 
 /// Told of each layer whose parameters have all of a pass's gradient.
 pub(super) type AfterLayer<'f> = &'f mut dyn FnMut(usize) -> Result<()>;
@@ -24,6 +24,8 @@ pub(super) struct Pass<'m> {
     sites: &'m BTreeSet<Site>,
     /// The layers, and last what follows them.
     steps: Vec<Step>,
+    /// The last layer, which the way back begins with.
+    turn: Option<Held<'m>>,
     /// The last hidden state [B, T, E].
     pub hidden_bte: Tensor,
     /// States at the wanted sites.
@@ -67,12 +69,14 @@ impl<'m> Pass<'m> {
             context,
             sites,
             steps: Vec::new(),
+            turn: None,
             hidden_bte: Tensor::new(),
             states: BTreeMap::new(),
         };
         let mut x_bte = tch::no_grad(|| model.frame.embed(input, 0))?;
         for layer_idx in 0..model.blocks.len() {
-            let _held = model.hold(layer_idx, Direction::Forward)?;
+            drop(pass.turn.take());
+            pass.turn = Some(model.hold(layer_idx, Direction::Forward)?);
             x_bte = pass.go_on(&x_bte, recompute)?;
         }
         pass.hidden_bte = leaf(&pass.go_on(&x_bte, recompute)?)?;
@@ -89,9 +93,10 @@ impl<'m> Pass<'m> {
         if !model.brings_layers() {
             return Ok(());
         }
-        model.stand_by()?;
+        let mut turn = model.stand_by()?;
         for layer_idx in (0..model.blocks.len()).rev() {
             let _held = model.hold(layer_idx, Direction::Backward)?;
+            drop(turn.take());
             after_layer(layer_idx)?;
         }
         Ok(())
@@ -140,6 +145,9 @@ impl<'m> Pass<'m> {
                 true => Some(self.model.hold(layer_idx, Direction::Backward)?),
                 false => None,
             };
+            if layer_idx < n_layers {
+                drop(self.turn.take());
+            }
             gradient_bte = self.back(layer_idx, step, &gradient_bte)?;
             if layer_idx < n_layers {
                 after_layer(layer_idx)?;

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use minitron_comm::Work;
-use minitron_torch::map_large_tensors;
+use minitron_torch::shell::{bar, unbar};
+use minitron_torch::{Shell, map_large_tensors};
 use tch::{Device, Kind, Tensor};
 
 use super::shard::{Cut, Shard};
@@ -17,8 +18,9 @@ use minitron_core::model::{Direction, LayerWeights, LoadOptions, Parameter, Tran
 use minitron_core::spec::ModelSpec;
 
 /// The layers of a model. One is brought together before it runs and let go after, the next one
-/// that way is on its way meanwhile: two at most are whole at a time. Gradients of a layer are
-/// summed as soon as they are whole, and each rank keeps its part of the sum.
+/// that way is on its way meanwhile: two at most are whole at a time. What a pass keeps of a layer
+/// points at values whose memory goes, and is there again when the gradient comes. Gradients of a
+/// layer are summed as soon as they are whole, and each rank keeps its part of the sum.
 #[derive(Debug)]
 pub struct ShardedLayers {
     ranks: Ranks,
@@ -40,8 +42,8 @@ struct Layer {
     /// Their gradient [S], where the model learns.
     own_gradient: Option<Tensor>,
     n_holders: usize,
-    /// All values [N · S] while the layer is held.
-    whole: Option<Tensor>,
+    /// All values [N · S], which have memory while the layer is held.
+    whole: Shell,
     /// All values [N · S] on their way.
     coming: Option<(Tensor, Work)>,
     /// The layer's whole gradient [N · S] while it is computed.
@@ -124,6 +126,11 @@ impl ShardedLayers {
             .begin_sum(self.ranks, &self.spare)
     }
 
+    /// Gives back what is kept for further passes: something else needs the room.
+    pub(super) fn make_way(&self) {
+        self.spare.0.borrow_mut().clear();
+    }
+
     /// Ends all sums of a step.
     ///
     /// # Errors
@@ -192,20 +199,21 @@ impl Layer {
             true => Some(own.f_zeros_like()?),
             false => None,
         };
+        let n_whole = n_whole(&weights);
         let layer = Layer {
+            whole: Shell::new(n_whole, &own)?,
             weights,
             kind,
             device,
             own,
             own_gradient,
             n_holders: 0,
-            whole: None,
             coming: None,
             gradient: None,
             sum: None,
         };
         for weight in &layer.weights {
-            layer.take_away(&mut weight.tensor.shallow_clone())?;
+            layer.hide(weight)?;
             if options.trainable {
                 // A gradient that is there is added to where it lies.
                 tch::with_grad(|| weight.tensor.f_sum(kind)?.f_backward())?;
@@ -222,7 +230,7 @@ impl Layer {
     /// Begins to bring all values, where nobody has.
     fn call(&mut self, ranks: Ranks, spare: &Spare) -> Result<()> {
         if self.n_holders == 0 && self.coming.is_none() {
-            let all = spare.take(self.n_whole(), &self.own)?;
+            let all = spare.take(n_whole(&self.weights), &self.own)?;
             let work = ranks.start_gather(&all, &self.own)?;
             self.coming = Some((all, work));
         }
@@ -233,10 +241,11 @@ impl Layer {
         self.call(ranks, spare)?;
         if let Some((all, work)) = self.coming.take() {
             work.wait().map_err(of_comm)?;
+            let all = self.whole.fill(all)?;
             for weight in &self.weights {
-                weight.show(&mut weight.tensor.shallow_clone(), &all)?;
+                weight.show(&mut weight.tensor.shallow_clone(), all)?;
+                unbar(&weight.tensor)?;
             }
-            self.whole = Some(all);
         }
         self.n_holders += 1;
         Ok(())
@@ -247,19 +256,17 @@ impl Layer {
         if self.n_holders > 0 {
             return;
         }
-        let gone = self
-            .weights
-            .iter()
-            .try_for_each(|weight| self.take_away(&mut weight.tensor.shallow_clone()));
-        // What cannot be let go stays until it is brought again.
-        if let (Ok(()), Some(all)) = (gone, self.whole.take()) {
+        let is_hidden = self.weights.iter().all(|weight| self.hide(weight).is_ok());
+        // What cannot be let go stays; to bring it again is an error.
+        if is_hidden && let Ok(Some(all)) = self.whole.empty() {
             spare.give(all);
         }
     }
 
-    /// N · S.
-    fn n_whole(&self) -> i64 {
-        self.weights.first().map_or(0, |weight| weight.cut.all())
+    /// Leaves a weight its shape alone, and bars what graphs keep of its values.
+    fn hide(&self, weight: &Weight) -> Result<()> {
+        self.take_away(&mut weight.tensor.shallow_clone())?;
+        Ok(bar(&weight.tensor)?)
     }
 
     /// Zeros, where the backward pass adds the layer's gradient.
@@ -267,7 +274,7 @@ impl Layer {
         if self.own_gradient.is_none() || self.gradient.is_some() {
             return Ok(());
         }
-        let all = spare.take(self.n_whole(), &self.own)?.f_zero_()?;
+        let all = spare.take(n_whole(&self.weights), &self.own)?.f_zero_()?;
         for weight in &self.weights {
             weight.show(&mut weight.tensor.f_grad()?, &all)?;
         }
@@ -321,6 +328,11 @@ impl Spare {
     fn give(&self, room: Tensor) {
         self.0.borrow_mut().push(room);
     }
+}
+
+/// N · S.
+fn n_whole(weights: &[Weight]) -> i64 {
+    weights.first().map_or(0, |weight| weight.cut.all())
 }
 
 fn end_sums(layers: &mut [Layer], spare: &Spare) -> Result<()> {

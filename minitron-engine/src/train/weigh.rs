@@ -48,7 +48,7 @@ pub(super) fn weigh_states(
         teacher.iter().try_for_each(|teacher| teacher.stand_by())?;
         dynamic
             .iter()
-            .try_for_each(|state| state.learner.student.stand_by())?;
+            .try_for_each(|state| state.learner.student.stand_by().map(drop))?;
     }
     for (state, evaluation) in dynamic.iter_mut().zip(&mut evaluations) {
         evaluation.reduce(ranks)?;

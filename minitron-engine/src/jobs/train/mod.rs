@@ -261,10 +261,8 @@ impl Training<'_> {
             spec = Some(&folder.spec);
         }
         let objective = objective(self.context, self.losses, &start.spec, spec, kept.as_ref())?;
-        // A layer that is let go has no inside to hold.
-        let recompute = self.options.recompute || shards_layers(self.context, self.options);
         Ok(Objective {
-            recompute,
+            recompute: self.options.recompute,
             ..objective
         })
     }

@@ -107,7 +107,7 @@ pub struct TrainingOptions {
     #[arg(long)]
     pub recompute: bool,
     /// What each of several processes keeps a part of: none; optimizer, its moments and masters; or
-    /// layers, their weights and gradients too, and the teacher's (with recompute).
+    /// layers, their weights and gradients too, and the teacher's.
     #[arg(long, value_enum, default_value = "none")]
     #[schemars(extend("decides" = false))]
     pub shard: Sharding,

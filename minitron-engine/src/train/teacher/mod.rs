@@ -118,7 +118,7 @@ impl<M: Borrow<Transformer> + Debug> Teacher for InMemoryTeacher<M> {
     }
 
     fn stand_by(&self) -> Result<()> {
-        self.0.borrow().stand_by()
+        self.0.borrow().stand_by().map(drop)
     }
 
     fn spec(&self) -> &ModelSpec {
