@@ -948,7 +948,7 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
         json!({ "kept": { "hidden": (0..n_kept).collect::<Vec<_>>() } }).to_string(),
     );
     let logits_of = |reconstruct: &str| {
-        let out = exported.at(&reconstruct.replace([':', '='], "-"));
+        let out = exported.at(&reconstruct.replace([':', '=', ','], "-"));
         let mut options = PruneOptions {
             model: model.display().to_string(),
             plan: Some(exported.at("plan.json")),
@@ -987,8 +987,10 @@ fn a_spread_rotation_is_the_same_student_with_its_energy_evened_out() {
             peak,
         )
     };
-    let ((plain, peak), (spread, spread_peak)) =
-        (logits_of("rotation"), logits_of("rotation:spread=true"));
+    let ((plain, peak), (spread, spread_peak)) = (
+        logits_of("rotation:untie=true"),
+        logits_of("rotation:untie=true,spread=true"),
+    );
     let difference = max_difference(&plain, &spread).unwrap();
     assert!(difference < 1e-4, "{difference:e}");
     assert!(

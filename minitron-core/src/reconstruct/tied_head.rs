@@ -6,7 +6,7 @@ use super::editor::StudentEditor;
 use super::projections::{Moments, exact};
 use super::rotated::{gain_of, has_layer_norms};
 use super::streams::kept_channels;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::spec::{At, HIDDEN, Param, ParamKind, Role};
 
 /// What the logits of a student with tied embeddings say about its final norm. With T [V, K] its
@@ -181,16 +181,20 @@ impl TiedHead {
 /// A table that lost its mean has a direction in which nothing lies.
 const TINY: f64 = 1e-6;
 
-/// (A + λ·m·I)⁻¹·y, m the mean diagonal of A.
+/// (A + λ·m·I)⁻¹·y, m the mean diagonal of A; zeros where A holds nothing.
 fn solved(square_kk: &Tensor, wanted_k: &Tensor, ridge: f64) -> Result<Tensor> {
     let diagonal_k = square_kk.f_diagonal(0, 0, 1)?;
     let mean = diagonal_k.f_mean(Kind::Double)?.f_double_value(&[])?;
-    if mean <= 0.0 {
-        return Err(Error::Recipe("a token table of zeros ties nothing".into()));
+    if !mean.is_normal() || mean < 0.0 {
+        return Ok(wanted_k.f_zeros_like()?);
     }
     let eye_kk = Tensor::f_eye(diagonal_k.size1()?, (Kind::Double, Device::Cpu))?;
-    let ridged_kk = square_kk.f_add(&eye_kk.f_mul_scalar(ridge * mean)?)?;
+    // Of even size first: tiny weights squared twice would leave nothing to divide by.
+    let ridged_kk = square_kk
+        .f_div_scalar(mean)?
+        .f_add(&eye_kk.f_mul_scalar(ridge)?)?;
     let solved_k1 = wanted_k
+        .f_div_scalar(mean)?
         .f_unsqueeze(1)?
         .f_cholesky_solve(&ridged_kk.f_linalg_cholesky(false)?, false)?;
     Ok(solved_k1.f_squeeze_dim(1)?)

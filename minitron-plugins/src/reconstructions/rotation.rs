@@ -46,7 +46,8 @@ use basis::{
 ///
 /// The gains being one number each, any orthogonal map among the d' components is free. With
 /// `spread`, a random one (the run's seed) evens out their energy, which otherwise lies in the
-/// first: the same student in f32, but quantised it errs less.
+/// first: the same student in f32, but quantised it errs less. Tied embeddings fit a gain to every
+/// channel of the basis that was chosen, so theirs is another one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
