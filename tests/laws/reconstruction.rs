@@ -473,7 +473,7 @@ fn a_turned_stream_keeps_embeddings_tied_and_the_logits_of_an_even_gain() {
                 ParamKind::Bias => &tensor - tensor.mean(Kind::Float),
             };
             let stored = if is_last { &even } else { &tensor };
-            source.insert(&param.name(), stored).unwrap();
+            source.insert(param.name(), stored).unwrap();
         }
         model.source = source;
         let ward = Ward::new(model, &[]);

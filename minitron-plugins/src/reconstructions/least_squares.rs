@@ -102,6 +102,10 @@ impl Reconstruction for LeastSquares {
                 );
             }
             let (fit, delta_ec) = self.solve(stats)?;
+            let is_again = editor
+                .fits()
+                .iter()
+                .any(|before| before.projections == fit.projections && before.ridge.is_some());
             editor.note_fit(fit);
             let Some(delta_ec) = delta_ec else {
                 return Ok(());
@@ -109,7 +113,7 @@ impl Reconstruction for LeastSquares {
             for &role in &stats.projections.roles {
                 let at = stats.projections.at;
                 if editor.spec().find(at, role, ParamKind::Weight).is_some() {
-                    refit(editor, role, stats, &delta_ec)?;
+                    refit(editor, role, stats, (&delta_ec, is_again))?;
                 }
             }
             Ok(())
@@ -137,7 +141,7 @@ fn refit(
     editor: &mut StudentEditor,
     role: Role,
     stats: &ProjectionStats,
-    delta_ec: &Tensor,
+    (delta_ec, is_again): (&Tensor, bool),
 ) -> Result<()> {
     let at = stats.projections.at;
     let added = match stats.projections.is_writer {
@@ -146,7 +150,12 @@ fn refit(
             .read_all_channels(at, role, ParamKind::Weight)?
             .f_matmul(delta_ec)?,
     };
-    let weight = editor.read(at, role, ParamKind::Weight)?.f_add(&added)?;
+    // Δ says what plain readers lack, and those of an earlier sweep have theirs already.
+    let weight = match is_again && !stats.projections.is_writer {
+        true => editor.read_pruned(at, role, ParamKind::Weight)?,
+        false => editor.read(at, role, ParamKind::Weight)?,
+    };
+    let weight = weight.f_add(&added)?;
     editor.replace(at, role, ParamKind::Weight, &weight)
 }
 
