@@ -1733,19 +1733,31 @@ fn memory_that_pruning_cannot_keep_to_is_refused_before_it_starts() {
         ran.stderr.contains("8MiB were given")
             && ran.stderr.contains(&format!("give {needed} or more"))
     );
-    let reconstructed = [
-        &prune[..],
-        &["1GiB", "--heal", "least_squares", "--data", "@text.txt"],
-    ]
-    .concat();
-    assert!(
-        shell
-            .error(2, &reconstructed)
-            .contains("reconstructions hold the calibration text's activations")
-    );
+    reconstructed_within_a_limit(&shell, &prune);
     // What it asks for, with room for another run's other pages, is enough.
     let needed: u64 = needed.trim_end_matches("MiB").parse().unwrap();
     shell.json(&[&prune[..], &[&format!("{}MiB", needed + 16)]].concat());
+}
+
+/// What a reconstruction needs is said; within it, it gives the bytes of one without a limit.
+fn reconstructed_within_a_limit(shell: &Shell, prune: &[&str]) {
+    let text = ["--data", "@text.txt", "--samples", "12", "--seq-len", "16"];
+    let error = shell.error(2, &[prune, &["300MiB"], &text].concat());
+    assert!(
+        error.contains("max_memory: reconstructing this model needs")
+            && error.contains("300MiB were given")
+            && error.contains("--batch-size"),
+        "{error}"
+    );
+    shell.json(&[prune, &["4GiB"], &text].concat());
+    assert!(!shell.at(".student.reconstructed-0").exists());
+    let weights = || fs::read(shell.at("student/model.safetensors")).unwrap();
+    let bounded = weights();
+    fs::remove_dir_all(shell.at("student")).unwrap();
+    let (_, unbounded) = prune.split_last().unwrap();
+    shell.json(&[unbounded, &text].concat());
+    assert!(weights() == bounded);
+    fs::remove_dir_all(shell.at("student")).unwrap();
 }
 
 #[test]

@@ -3,6 +3,10 @@
 /// What a small job takes, libtorch's own pages included, where the system does not say.
 const USUAL_BYTES: u64 = 256 << 20;
 
+/// What libtorch and its matrix products take once they run, besides what the program takes by
+/// then.
+pub(crate) const LIBRARY_BYTES: u64 = 256 << 20;
+
 /// The largest resident memory of this process so far, in bytes.
 pub fn peak_bytes() -> u64 {
     kib_in("/proc/self/status", "VmHWM:").unwrap_or(USUAL_BYTES)

@@ -72,6 +72,7 @@ impl Ward {
             options: LoadOptions::default(),
             seed: 0,
             compensates: true,
+            spill: None,
         }
     }
 
@@ -205,6 +206,39 @@ fn a_reconstruction_keeps_shapes_and_gives_finite_values() {
                     bool::try_from(view.read(&name).unwrap().isfinite().all()).unwrap(),
                     "{}: {name}",
                     reconstruction.tag
+                );
+            }
+        }
+    }
+}
+
+/// Streams and new weights that wait in a folder are those that wait in memory.
+#[test]
+fn what_waits_in_a_folder_is_reconstructed_as_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let treatments = ["auto", "least_squares:target=own", "bias_compensation"];
+    for (number, config) in families().into_iter().enumerate() {
+        let ward = Ward::of(&config, &HALVED);
+        for (which, treatment) in treatments.iter().enumerate() {
+            let Some(here) = suits(ward.treated(&[treatment])) else {
+                continue;
+            };
+            let place = folder.path().join(format!("{number}-{which}"));
+            let inputs = ReconstructInputs {
+                spill: Some(&place),
+                ..ward.inputs()
+            };
+            let mut there = StudentEditor::new(inputs, ward.plan.clone()).unwrap();
+            let reconstruction = treatment.parse().unwrap();
+            let reconstruction = ward.registry.build::<dyn Reconstruction>(&reconstruction);
+            there.treat(reconstruction.unwrap().as_ref()).unwrap();
+            let (here, there) = (here.student().unwrap(), there.student().unwrap());
+            for name in here.names() {
+                assert_eq!(
+                    there.read(&name).unwrap(),
+                    here.read(&name).unwrap(),
+                    "{} {treatment}: {name}",
+                    ward.model.family()
                 );
             }
         }

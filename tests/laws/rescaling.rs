@@ -58,6 +58,7 @@ fn sliced(ward: &Ward) -> StudentEditor<'_> {
     StudentEditor::new(
         ReconstructInputs {
             compensates: false,
+            spill: None,
             ..ward.inputs()
         },
         ward.plan.clone(),

@@ -1,11 +1,13 @@
 //! A student under reconstruction.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use tch::Tensor;
 
 use super::projections::Fit;
 use super::rotated::{RotatedView, has_layer_norms};
+use super::store::TensorStore;
 use super::turning::{check_basis, check_turns, running, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
@@ -34,6 +36,8 @@ pub struct ReconstructInputs<'a> {
     pub seed: u64,
     /// Whether what a width rescales is compensated where that follows from sizes alone.
     pub compensates: bool,
+    /// A folder in which streams and replaced weights wait; memory where there is none.
+    pub spill: Option<&'a Path>,
 }
 
 /// A student under reconstruction: weights are read by role, and replaced without changing any
@@ -45,7 +49,7 @@ pub struct StudentEditor<'a> {
     config: Config,
     spec: ModelSpec,
     /// By the student's names, as they are stored.
-    pub(super) changes: BTreeMap<String, Tensor>,
+    pub(super) changes: TensorStore,
     /// Factors of weights that are not replaced, by the student's names.
     pub(super) factors: BTreeMap<String, f64>,
     /// What of a norm's gain was taken for granted.
@@ -88,7 +92,7 @@ impl<'a> StudentEditor<'a> {
             rotation: None,
             config,
             spec,
-            changes: BTreeMap::new(),
+            changes: TensorStore::new(inputs.spill, "weights")?,
             factors: BTreeMap::new(),
             assumed: BTreeMap::new(),
             compensated: Vec::new(),
@@ -183,11 +187,7 @@ impl<'a> StudentEditor<'a> {
     /// The student's tensors as reconstructed so far.
     pub fn student(&self) -> Result<ReconstructedView<'_>> {
         let pruned = PrunedView::new(self.teacher(), self.pruned_spec(), &self.plan)?;
-        let changes = self
-            .changes
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
-            .collect();
+        let changes = self.changes.iter().collect();
         Ok(ReconstructedView::new(pruned, changes, &self.factors))
     }
 

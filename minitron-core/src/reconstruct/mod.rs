@@ -15,10 +15,12 @@
 
 mod compensation;
 mod editor;
+mod embedded;
 mod norm_inputs;
 mod projections;
 mod reconstruction;
 mod rotated;
+mod store;
 mod stream_state;
 mod streams;
 mod tied_head;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
-use super::projections::{exact, rows};
+use super::projections::{add_to, exact, rows};
 use super::stream_state::StreamState;
 use crate::calibrate::Calibration;
 use crate::error::Result;
@@ -50,7 +50,7 @@ impl StudentEditor<'_> {
     pub fn sum_over_norms<K: Ord + Clone>(&self, of: &mut Look<K>) -> Result<NormSums<K>> {
         let _no_grad = tch::no_grad_guard();
         let text = self.calibration()?;
-        let (mut states, contexts) = self.embedded(false)?;
+        let mut batches = self.embedded(false)?;
         let n_layers = self.teacher_spec().n_layers();
         text.progress
             .start("look at norms, layers", n_layers as u64);
@@ -58,7 +58,8 @@ impl StudentEditor<'_> {
         for source_layer in 0..n_layers {
             let block = self.teacher_block(source_layer)?;
             let kept = (0..self.n_layers()).find(|&idx| self.source_layer(idx) == source_layer);
-            for (round, (state, context)) in states.iter_mut().zip(&contexts).enumerate() {
+            for (round, context) in batches.contexts.iter().enumerate() {
+                let mut state = batches.states.before(0, round)?;
                 let mut found = Found {
                     of,
                     shown: Vec::new(),
@@ -72,17 +73,19 @@ impl StudentEditor<'_> {
                         block: &block,
                     };
                     match kept {
-                        Some(idx) => self.look_at(&part, idx, state, context, &mut found)?,
+                        Some(idx) => self.look_at(&part, idx, &mut state, context, &mut found)?,
                         None => _ = state.pass(&block, number, context)?,
                     }
                 }
+                batches.states.put(round, &state)?;
                 sums.add(&text, round, found.shown)?;
             }
             text.progress.advance(1, "");
         }
         text.progress.finish();
         if let Some(norm) = self.teacher_spec().options.final_norm {
-            for (round, state) in states.iter().enumerate() {
+            for round in 0..batches.states.len() {
+                let state = batches.states.before(0, round)?;
                 let z_ne = normalised(&state.now_bte, norm.kind)?;
                 let shown = of(At::Model, Role::FINAL_NORM, &z_ne)?;
                 sums.add(&text, round, shown.into_iter().collect())?;
@@ -193,18 +196,18 @@ impl<K: Ord + Clone> Sums<K> {
             for (key, n) in &keys {
                 let (of_key, rest) = given.split_at_checked(*n).unwrap_or_default();
                 given = rest;
-                add_to(self.0.entry(key.clone()).or_default(), of_key)?;
+                add_all(self.0.entry(key.clone()).or_default(), of_key)?;
             }
             Ok(())
         })
     }
 }
 
-fn add_to(sums: &mut Vec<Tensor>, given: &[Tensor]) -> Result<()> {
+fn add_all(sums: &mut Vec<Tensor>, given: &[Tensor]) -> Result<()> {
     for (idx, tensor) in given.iter().enumerate() {
         match sums.get_mut(idx) {
-            Some(sum) => *sum = sum.f_add(&exact(tensor)?)?,
-            None => sums.push(exact(tensor)?),
+            Some(sum) => add_to(sum, tensor)?,
+            None => sums.push(exact(tensor)?.copy()),
         }
     }
     Ok(())

@@ -85,10 +85,10 @@ impl Moments {
         let [xx_cc, rx_ec, x_sum_c, r_sum_e, numbers] = of_batch else {
             return Err(Error::Internal("a batch without its moments".into()));
         };
-        self.xx_cc = self.xx_cc.f_add(&exact(xx_cc)?)?;
-        self.rx_ec = self.rx_ec.f_add(&exact(rx_ec)?)?;
-        self.x_sum_c = self.x_sum_c.f_add(&exact(x_sum_c)?)?;
-        self.r_sum_e = self.r_sum_e.f_add(&exact(r_sum_e)?)?;
+        add_to(&mut self.xx_cc, xx_cc)?;
+        add_to(&mut self.rx_ec, rx_ec)?;
+        add_to(&mut self.x_sum_c, x_sum_c)?;
+        add_to(&mut self.r_sum_e, r_sum_e)?;
         self.r_squared += numbers.f_double_value(&[0])?;
         self.n_tokens += numbers.f_double_value(&[1])? as usize;
         Ok(())
@@ -147,6 +147,16 @@ pub(super) fn moments(x: &Tensor, r: &Tensor) -> Result<Vec<Tensor>> {
         r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?,
         Tensor::f_from_slice(&numbers)?,
     ])
+}
+
+/// Adds in place, where the sum has its shape by now: squares of wide projections are large.
+pub(super) fn add_to(sum: &mut Tensor, given: &Tensor) -> Result<()> {
+    let given = given.f_to_device(Device::Cpu)?;
+    match sum.size() == given.size() {
+        true => _ = sum.f_add_(&given)?,
+        false => *sum = sum.f_add(&exact(&given)?)?,
+    }
+    Ok(())
 }
 
 fn total(x: &Tensor) -> Result<f64> {

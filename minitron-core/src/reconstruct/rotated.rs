@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::projections::exact;
 use crate::checkpoint::{TensorInfo, TensorSource};
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::spec::{At, HIDDEN, ModelSpec, Param, ParamKind, Part, Role, Side};
 
 /// With Q [E, E] orthogonal and x' = x·Q in place of x:
@@ -30,13 +30,20 @@ pub struct RotatedView<'a> {
     /// Whether tables and writers lose their mean.
     is_centred: bool,
     entries: BTreeMap<String, RotatedEntry>,
-    /// The tensor turned last, by name: each of its rows follows from all of the source's, and rows
-    /// are asked for in pieces.
-    last: RefCell<Option<(String, Tensor)>>,
+    /// The layer that was read last, as turned: it is asked for in pieces, and more than once.
+    last: RefCell<TurnedLayer>,
+}
+
+/// Tensors of one layer, by name, in the stored type.
+#[derive(Default)]
+struct TurnedLayer {
+    layer: Option<usize>,
+    tensors: BTreeMap<String, Tensor>,
 }
 
 struct RotatedEntry {
     source_name: String,
+    layer: Option<usize>,
     info: TensorInfo,
     turn: SideTurn,
 }
@@ -83,6 +90,7 @@ impl<'a> RotatedView<'a> {
                 param.name(),
                 RotatedEntry {
                     source_name,
+                    layer: param.layer(),
                     info,
                     turn: turn_of(param, source, spec)?,
                 },
@@ -174,20 +182,25 @@ impl TensorSource for RotatedView<'_> {
                 .source
                 .read_rows(&entry.source_name, rows)?
                 .f_full_like(*one)?),
-            // Every row of the result follows from all rows of the source.
-            SideTurn::Shift(_) | SideTurn::Reader(0, _) | SideTurn::Writer(0) => {
-                let mut last = self.last.borrow_mut();
-                let whole = match last.take() {
-                    Some((of, whole)) if of == name => whole,
-                    _ => self.turned(&self.source.read(&entry.source_name)?, &entry.turn)?,
-                };
-                let found = whole
-                    .f_narrow(0, rows.start as i64, rows.len() as i64)?
-                    .f_contiguous()?;
-                *last = Some((name.to_owned(), whole));
-                Ok(found)
+            // Tables, whose rows turn each by itself, and of which few may be asked for.
+            SideTurn::Reader(1, _) | SideTurn::Writer(1) if entry.layer.is_none() => {
+                let rows = self.source.read_rows(&entry.source_name, rows)?;
+                self.turned(&rows, &entry.turn)
             }
-            turn => self.turned(&self.source.read_rows(&entry.source_name, rows)?, turn),
+            turn => {
+                let mut last = self.last.borrow_mut();
+                if last.layer != entry.layer {
+                    last.tensors.clear();
+                    last.layer = entry.layer;
+                }
+                if !last.tensors.contains_key(name) {
+                    let whole = self.turned(&self.source.read(&entry.source_name)?, turn)?;
+                    last.tensors.insert(name.to_owned(), whole);
+                }
+                let whole = last.tensors.get(name).present("a tensor that was turned")?;
+                let rows = whole.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+                Ok(rows.f_contiguous()?)
+            }
         }
     }
 }

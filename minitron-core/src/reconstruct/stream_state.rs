@@ -1,7 +1,11 @@
-//! The residual stream of one batch, between two parts of a layer.
+//! The residual stream of one batch, between two parts of a layer, and where those of all batches
+//! wait.
 
-use tch::Tensor;
+use std::path::Path;
 
+use tch::{Device, Tensor};
+
+use super::store::TensorStore;
 use crate::error::Result;
 use crate::model::{Block, MixerContext, NoTap, Stream, Tap};
 
@@ -63,4 +67,77 @@ impl StreamState {
         self.now_bte = block.settle(part, sum_bte.shallow_clone())?;
         Ok(sum_bte)
     }
+}
+
+/// The streams of all batches of this process, in memory or in a folder.
+#[derive(Debug)]
+pub(super) struct StreamStore {
+    tensors: TensorStore,
+    device: Device,
+    n_batches: usize,
+    /// Whether some part reads what entered its layer, past the first one.
+    keeps_entered: bool,
+}
+
+impl StreamStore {
+    /// None yet.
+    ///
+    /// # Errors
+    /// As [`TensorStore::new`].
+    pub fn new(dir: Option<&Path>, name: &str, keeps_entered: bool) -> Result<Self> {
+        Ok(StreamStore {
+            tensors: TensorStore::new(dir, name)?,
+            device: Device::Cpu,
+            n_batches: 0,
+            keeps_entered,
+        })
+    }
+
+    /// How many batches there are.
+    pub fn len(&self) -> usize {
+        self.n_batches
+    }
+
+    /// One more, before the first layer.
+    ///
+    /// # Errors
+    /// As [`TensorStore::put`].
+    pub fn push(&mut self, x_bte: Tensor) -> Result<()> {
+        self.device = x_bte.device();
+        self.n_batches += 1;
+        self.put(self.n_batches - 1, &StreamState::new(x_bte))
+    }
+
+    /// Puts away what has passed a part.
+    ///
+    /// # Errors
+    /// As [`TensorStore::put`].
+    pub fn put(&mut self, batch: usize, state: &StreamState) -> Result<()> {
+        self.tensors.put(&batch.to_string(), &state.now_bte)?;
+        match self.keeps_entered {
+            true => self.tensors.put(&entered(batch), &state.entered_bte),
+            false => Ok(()),
+        }
+    }
+
+    /// As it stands before a part of a layer.
+    ///
+    /// # Errors
+    /// As [`TensorStore::read`].
+    pub fn before(&self, part: usize, batch: usize) -> Result<StreamState> {
+        let now_bte = self.tensors.read(&batch.to_string())?;
+        let now_bte = now_bte.f_to_device(self.device)?;
+        if part == 0 || !self.keeps_entered {
+            return Ok(StreamState::new(now_bte));
+        }
+        let entered_bte = self.tensors.read(&entered(batch))?;
+        Ok(StreamState {
+            now_bte,
+            entered_bte: entered_bte.f_to_device(self.device)?,
+        })
+    }
+}
+
+fn entered(batch: usize) -> String {
+    format!("{batch}-entered")
 }

@@ -1,7 +1,7 @@
 //! Residual streams of student and teacher over all calibration text, one part of a layer at a
 //! time.
 //!
-//! One layer of each is in memory, and the streams of all windows.
+//! One layer of each is in memory; the streams of all windows are, or wait in a folder.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,11 @@ use tch::{Kind, Tensor};
 use tracing::debug_span;
 
 use super::editor::StudentEditor;
+use super::embedded::Embedded;
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
-use super::stream_state::StreamState;
-use crate::error::{Error, Result};
-use crate::model::{Block, Frame, Input, MixerContext, NoTap, Site};
+use super::store::TensorStore;
+use crate::error::{Error, Present, Result};
+use crate::model::{Block, NoTap, Site};
 use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer};
 
 /// What the student's stream should be after each part of a layer.
@@ -40,10 +41,10 @@ pub struct Sweep {
 
 struct Streams {
     sweep: Sweep,
-    /// One per batch of this process.
-    contexts: Vec<MixerContext>,
-    teacher: Vec<StreamState>,
-    student: Vec<StreamState>,
+    teacher: Option<Embedded>,
+    student: Embedded,
+    /// What the student's sums of each batch should be.
+    wanted: TensorStore,
 }
 
 impl StudentEditor<'_> {
@@ -84,7 +85,6 @@ impl StudentEditor<'_> {
                     part,
                     is_last: number + 1 == parts.len(),
                 };
-                streams.begin(number);
                 if is_teachers {
                     let stats = streams.readers(self, &half)?;
                     visit(self, &stats)?;
@@ -124,46 +124,6 @@ impl StudentEditor<'_> {
             part.mixer.name()
         )))
     }
-
-    fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
-        let options = self.load_options();
-        match of_student {
-            true => Frame::open(&self.student()?, self.spec(), options, tokens, false),
-            false => Frame::open(self.teacher(), self.teacher_spec(), options, tokens, false),
-        }
-    }
-
-    /// Token ids of this process's batches of the calibration text, embedded by student or
-    /// teacher.
-    pub(super) fn embedded(
-        &self,
-        of_student: bool,
-    ) -> Result<(Vec<StreamState>, Vec<MixerContext>)> {
-        let calibration = self.calibration()?;
-        let windows = calibration.windows;
-        let mut tokens = BTreeSet::new();
-        for window in 0..windows.len() {
-            tokens.extend(windows.window(window)?.iter().copied());
-        }
-        let frame = self.frame(of_student, &tokens)?;
-        let (mut states, mut contexts) = (Vec::new(), Vec::new());
-        for batch in calibration.own_batches() {
-            let device = self.load_options().device;
-            let ids_bt = windows.batch(batch.clone(), device)?;
-            let positions_bt = windows.positions(batch, device)?;
-            let positions_bt = positions_bt.as_ref();
-            states.push(StreamState::new(frame.embed(
-                Input {
-                    ids_bt: &ids_bt,
-                    attention_mask_bt: None,
-                    positions_bt,
-                },
-                0,
-            )?));
-            contexts.push(frame.context(0, ids_bt.size2()?.1, None, positions_bt)?);
-        }
-        Ok((states, contexts))
-    }
 }
 
 /// A part of a layer of the student.
@@ -179,41 +139,26 @@ impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
     fn enter(editor: &StudentEditor, sweep: Sweep) -> Result<Self> {
         let is_teachers = sweep.reference == Reference::Teacher;
-        let (student, contexts) = editor.embedded(true)?;
-        let teacher = if is_teachers {
-            editor.embedded(false)?.0
-        } else {
-            Vec::new()
-        };
+        let student = editor.embedded(true)?;
+        let teacher = is_teachers.then(|| editor.embedded(false)).transpose()?;
         let n_batches = editor.calibration()?.batches().len();
         let mut streams = Streams {
             sweep: Sweep {
                 holds_out: sweep.holds_out && n_batches >= HELD_OUT,
                 ..sweep
             },
-            contexts,
             teacher,
             student,
+            wanted: TensorStore::new(editor.inputs.spill, "wanted")?,
         };
-        if is_teachers {
-            for source_layer in 0..editor.source_layer(0) {
-                streams.run_teacher(editor, source_layer)?;
-            }
+        for source_layer in 0..editor.source_layer(0) {
+            streams.run_teacher(editor, source_layer, false)?;
         }
         Ok(streams)
     }
 
     fn stats(&self, projections: ProjectionSet) -> Result<ProjectionStats> {
         ProjectionStats::new(projections, self.sweep.holds_out)
-    }
-
-    fn begin(&mut self, number: usize) {
-        if number == 0 {
-            self.student
-                .iter_mut()
-                .chain(&mut self.teacher)
-                .for_each(StreamState::enter);
-        }
     }
 
     /// Before teacher and student pass this part of their layer.
@@ -228,8 +173,9 @@ impl Streams {
         };
         let mut stats = self.stats(projections)?;
         let text = editor.calibration()?;
-        let states = self.student.iter().zip(&self.teacher);
-        for (round, (of_student, of_teacher)) in states.enumerate() {
+        for round in 0..self.student.states.len() {
+            let of_student = self.student.states.before(half.number, round)?;
+            let of_teacher = self.teacher()?.states.before(half.number, round)?;
             let student_bte = student.input(half.number, of_student.stream())?;
             let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
             let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
@@ -249,10 +195,9 @@ impl Streams {
         };
         let mut stats = self.stats(projections)?;
         let text = editor.calibration()?;
-        let states = self.student.iter().zip(&self.teacher);
-        for (round, (of_student, of_teacher)) in states.enumerate() {
-            let student_bte = student.finish(of_student.now_bte.shallow_clone())?;
-            let teacher_bte = teacher.finish(of_teacher.now_bte.shallow_clone())?;
+        for round in 0..self.student.states.len() {
+            let student_bte = student.finish(self.student.states.before(0, round)?.now_bte)?;
+            let teacher_bte = teacher.finish(self.teacher()?.states.before(0, round)?.now_bte)?;
             let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
             text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
@@ -261,10 +206,10 @@ impl Streams {
 
     /// Moves the teacher past this part of its layer; the student stays before it.
     fn writer(&mut self, editor: &StudentEditor, half: &Half) -> Result<Option<ProjectionStats>> {
-        let wanted_bte = match self.sweep.reference {
-            Reference::Teacher => self.teacher_sums(editor, half)?,
-            Reference::Own => self.own_sums(editor, half)?,
-        };
+        match self.sweep.reference {
+            Reference::Teacher => self.move_teacher(editor, half)?,
+            Reference::Own => self.note_own_sums(editor, half)?,
+        }
         if half.part.post.is_some() {
             return Ok(None);
         }
@@ -277,8 +222,8 @@ impl Streams {
         })?;
         stats.scale = half.part.scale;
         let text = editor.calibration()?;
-        let states = self.student.iter().zip(&self.contexts).zip(&wanted_bte);
-        for (round, ((state, context), wanted_bte)) in states.enumerate() {
+        for (round, context) in self.student.contexts.iter().enumerate() {
+            let state = self.student.states.before(half.number, round)?;
             let mut spot = Capture {
                 site: Site::Inside {
                     at: half.at,
@@ -287,7 +232,9 @@ impl Streams {
                 x: None,
             };
             let sum_bte = block.added(half.number, state.stream(), context, &mut spot)?;
+            let wanted_bte = self.wanted.read(&round.to_string())?;
             let r_bte = wanted_bte
+                .f_to_device(sum_bte.device())?
                 .f_to_kind(Kind::Float)?
                 .f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
             if let Some(x_btc) = spot.x {
@@ -306,57 +253,73 @@ impl Streams {
     /// Moves the student past one part of a layer.
     fn step(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
         let block = editor.student_block(half.layer_idx)?;
-        for (state, context) in self.student.iter_mut().zip(&self.contexts) {
-            let _ = state.pass(&block, half.number, context)?;
+        self.student.pass(&block, half.number, &mut |_, _| Ok(()))
+    }
+
+    fn teacher(&self) -> Result<&Embedded> {
+        self.teacher.as_ref().present("a teacher to aim at")
+    }
+
+    fn note_own_sums(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
+        let whole = editor.wide_block(half.layer_idx)?;
+        for (round, context) in self.student.contexts.iter().enumerate() {
+            let state = self.student.states.before(half.number, round)?;
+            let sum_bte = whole.added(half.number, state.stream(), context, &mut NoTap)?;
+            self.wanted.put(&round.to_string(), &sum_bte)?;
         }
         Ok(())
     }
 
-    fn own_sums(&self, editor: &StudentEditor, half: &Half) -> Result<Vec<Tensor>> {
-        let whole = editor.wide_block(half.layer_idx)?;
-        let states = self.student.iter().zip(&self.contexts);
-        states
-            .map(|(state, context)| whole.added(half.number, state.stream(), context, &mut NoTap))
-            .collect()
-    }
-
     /// Moves the teacher past one part of a layer, and past the layers that the student dropped
-    /// after it.
-    fn teacher_sums(&mut self, editor: &StudentEditor, half: &Half) -> Result<Vec<Tensor>> {
+    /// after it; notes the last sums at the kept channels.
+    fn move_teacher(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
         let source_layer = editor.source_layer(half.layer_idx);
+        let dropped = match half.is_last {
+            true => source_layer + 1..editor.source_layer(half.layer_idx + 1),
+            false => 0..0,
+        };
         let block = editor.teacher_block(source_layer)?;
-        let mut sums = self.run_teacher_part(&block, half.number)?;
-        if half.is_last {
-            for dropped in source_layer + 1..editor.source_layer(half.layer_idx + 1) {
-                sums = self.run_teacher(editor, dropped)?;
-            }
+        self.run_teacher_part(editor, (&block, half.number), dropped.is_empty())?;
+        drop(block);
+        let last = dropped.clone().last();
+        for dropped in dropped {
+            self.run_teacher(editor, dropped, last == Some(dropped))?;
         }
-        sums.iter()
-            .map(|sum_bte| kept_channels(editor, sum_bte, 2))
-            .collect()
+        Ok(())
     }
 
-    /// The last sums before they settle.
-    fn run_teacher(&mut self, editor: &StudentEditor, source_layer: usize) -> Result<Vec<Tensor>> {
+    /// Moves it past a whole layer.
+    fn run_teacher(
+        &mut self,
+        editor: &StudentEditor,
+        source_layer: usize,
+        is_noted: bool,
+    ) -> Result<()> {
+        if self.teacher.is_none() {
+            return Ok(());
+        }
         let block = editor.teacher_block(source_layer)?;
-        let mut sums = self
-            .teacher
-            .iter()
-            .map(|state| state.now_bte.shallow_clone())
-            .collect();
         for part in 0..block.n_parts() {
-            sums = self.run_teacher_part(&block, part)?;
+            let is_last = part + 1 == block.n_parts();
+            self.run_teacher_part(editor, (&block, part), is_noted && is_last)?;
         }
-        Ok(sums)
+        Ok(())
     }
 
-    /// Returns the sums before they settle: what the student's projections add up to, wherever the
-    /// norms stand.
-    fn run_teacher_part(&mut self, block: &Block, part: usize) -> Result<Vec<Tensor>> {
-        let states = self.teacher.iter_mut().zip(&self.contexts);
-        states
-            .map(|(state, context)| state.pass(block, part, context))
-            .collect()
+    /// The sums are noted before they settle: what the student's projections add up to, wherever
+    /// the norms stand.
+    fn run_teacher_part(
+        &mut self,
+        editor: &StudentEditor,
+        (block, part): (&Block, usize),
+        is_noted: bool,
+    ) -> Result<()> {
+        let wanted = &mut self.wanted;
+        let teacher = self.teacher.as_mut().present("a teacher to aim at")?;
+        teacher.pass(block, part, &mut |round, sum_bte| match is_noted {
+            true => wanted.put(&round.to_string(), &kept_channels(editor, sum_bte, 2)?),
+            false => Ok(()),
+        })
     }
 }
 

@@ -59,7 +59,7 @@ impl StudentEditor<'_> {
         let Some(gain) = gain.filter(|_| is_plain && !has_transform) else {
             return Ok(None);
         };
-        if self.changes.contains_key(&own.name()) {
+        if self.changes.get(&own.name()).is_some() {
             return Ok(None);
         }
         let (name, n_hidden) = (table.name(), spec.size(HIDDEN));

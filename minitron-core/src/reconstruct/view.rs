@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
+use super::store::Held;
 use crate::checkpoint::{TensorInfo, TensorSource, append_tensor};
 use crate::error::Result;
 use crate::prune::PrunedView;
@@ -13,7 +14,7 @@ use crate::prune::PrunedView;
 pub struct ReconstructedView<'a> {
     pruned: PrunedView<'a>,
     /// As they are stored.
-    changes: BTreeMap<&'a str, &'a Tensor>,
+    changes: BTreeMap<&'a str, &'a Held>,
     /// Factors of pruned tensors, taken as they are read: a token table is too large to be held.
     factors: &'a BTreeMap<String, f64>,
 }
@@ -21,7 +22,7 @@ pub struct ReconstructedView<'a> {
 impl<'a> ReconstructedView<'a> {
     pub(super) fn new(
         pruned: PrunedView<'a>,
-        changes: BTreeMap<&'a str, &'a Tensor>,
+        changes: BTreeMap<&'a str, &'a Held>,
         factors: &'a BTreeMap<String, f64>,
     ) -> Self {
         ReconstructedView {
@@ -43,19 +44,14 @@ impl TensorSource for ReconstructedView<'_> {
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         match self.changes.get(name) {
-            Some(tensor) => Ok(tensor
-                .f_narrow(0, rows.start as i64, rows.len() as i64)?
-                .f_contiguous()?),
+            Some(held) => held.rows(rows),
             None => scaled(self.pruned.read_rows(name, rows)?, self.factors.get(name)),
         }
     }
 
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
         match self.changes.get(name) {
-            Some(tensor) => append_tensor(
-                &tensor.f_narrow(0, rows.start as i64, rows.len() as i64)?,
-                bytes,
-            ),
+            Some(held) => held.append_rows(rows, bytes),
             None if self.factors.contains_key(name) => {
                 append_tensor(&self.read_rows(name, rows)?, bytes)
             }

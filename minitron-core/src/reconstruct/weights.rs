@@ -1,6 +1,7 @@
 //! Weights of a student under reconstruction, read by role and replaced.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
@@ -59,6 +60,66 @@ impl StudentEditor<'_> {
         laid_out(self.teacher(), param)
     }
 
+    /// The same a few rows after another: a head is too large to be held in f64.
+    ///
+    /// # Errors
+    /// As [`StudentEditor::read_teacher`], and those of `look`.
+    pub fn for_rows_of_teacher(
+        &self,
+        at: At,
+        role: Role,
+        look: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let source = at
+            .layer()
+            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let param = self.teacher_spec().find(source, role, ParamKind::Weight);
+        let Some(param) = param else {
+            let message = format!("the teacher has no {role} in {source}");
+            return Err(Error::Internal(message));
+        };
+        let rows = spans(self.teacher(), param);
+        rows.into_iter()
+            .try_for_each(|rows| look(&laid_out_rows(self.teacher(), param, rows)?))
+    }
+
+    /// Refits a projection that reads the stream: W + W_all·Δ, where Δ [E, C] tells from the
+    /// student's input what it lacks of the teacher's, and W_all is the teacher's weight over all
+    /// channels, its heads, neurons and layers being the student's. W is the projection as it
+    /// is, or as it was pruned where it was refitted before.
+    ///
+    /// # Errors
+    /// As [`StudentEditor::replace`].
+    pub fn refit_reader(
+        &mut self,
+        at: At,
+        role: Role,
+        delta_ec: &Tensor,
+        is_again: bool,
+    ) -> Result<()> {
+        let param = self.param(at, role, ParamKind::Weight)?;
+        let mut plan = self.plan().clone();
+        plan.kept.remove(HIDDEN);
+        let (teacher, spec) = (self.teacher(), self.pruned_spec());
+        let all = PrunedView::new(teacher, spec, &plan)?;
+        let pruned = PrunedView::new(teacher, spec, self.plan())?;
+        let student = self.student()?;
+        let before: &dyn TensorSource = if is_again { &pruned } else { &student };
+        let stored = student
+            .info(&param.name())
+            .and_then(|info| kind_of(info.dtype));
+        let stored = stored.ok_or_else(|| not_in_student(&param.name()))?;
+        let mut parts = Vec::new();
+        for rows in spans(&student, param) {
+            let added = laid_out_rows(&all, param, rows.clone())?.f_matmul(delta_ec)?;
+            let refitted = laid_out_rows(before, param, rows)?.f_add(&added)?;
+            parts.push(refitted.f_to_kind(stored)?);
+        }
+        let refitted = Tensor::f_cat(&parts, 0)?;
+        drop((parts, all, pruned, student));
+        self.replace(at, role, ParamKind::Weight, &refitted)
+    }
+
     /// The teacher's gain of a norm in f64, in the layer behind a layer of the student.
     ///
     /// # Errors
@@ -112,8 +173,7 @@ impl StudentEditor<'_> {
             return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
         }
         let _ = self.factors.remove(&name);
-        self.changes.insert(name, stored);
-        Ok(())
+        self.changes.put(&name, &stored)
     }
 
     /// Puts a norm's gain in the place of the student's, however it is stored.
@@ -173,10 +233,12 @@ impl StudentEditor<'_> {
         plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
         let wide = PrunedView::new(self.teacher(), self.pruned_spec(), &plan)?;
         let mut changes = BTreeMap::new();
-        for (name, tensor) in &self.changes {
-            let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
-            if wide.info(name).is_some_and(|info| info.shape == shape) {
-                changes.insert(name.as_str(), tensor);
+        for (name, held) in self.changes.iter() {
+            if wide
+                .info(name)
+                .is_some_and(|info| info.shape == held.shape())
+            {
+                changes.insert(name, held);
             }
         }
         Ok(ReconstructedView::new(wide, changes, &self.factors))
@@ -194,9 +256,39 @@ fn not_in_student(name: &str) -> Error {
     Error::Internal(format!("no tensor `{name}` in the student"))
 }
 
+/// Rows that are looked at together.
+const ROWS: usize = 8192;
+
+/// Outputs of a weight that are looked at together; none for all, where they are no rows.
+fn spans(source: &dyn TensorSource, param: &Param) -> Vec<Option<Range<usize>>> {
+    if param.transposed {
+        return vec![None];
+    }
+    let n_rows = n_rows(source, param);
+    let first = (0..n_rows).step_by(ROWS);
+    first
+        .map(|first| Some(first..n_rows.min(first + ROWS)))
+        .collect()
+}
+
+fn n_rows(source: &dyn TensorSource, param: &Param) -> usize {
+    let info = source.info(&param.name());
+    info.and_then(|info| info.shape.first().copied())
+        .unwrap_or(1)
+}
+
 /// [out | in] in f64.
 fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
-    let stored = exact(&source.read(&param.name())?)?;
+    laid_out_rows(source, param, None)
+}
+
+fn laid_out_rows(
+    source: &dyn TensorSource,
+    param: &Param,
+    rows: Option<Range<usize>>,
+) -> Result<Tensor> {
+    let rows = rows.unwrap_or_else(|| 0..n_rows(source, param));
+    let stored = exact(&source.read_rows(&param.name(), rows)?)?;
     if param.transposed {
         Ok(stored.f_transpose(0, 1)?.f_contiguous()?)
     } else {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::gradient::mean_gradient;
 use super::{ActivationStore, Metric, ScorerSet, Streamed};
-use crate::memory::{mib, peak_bytes};
+use crate::memory::{LIBRARY_BYTES, mib, peak_bytes};
 use crate::ranks::Ranks;
 use minitron_core::calibrate::{Alone, Calibration, Scores};
 use minitron_core::checkpoint::TensorSource;
@@ -50,9 +50,6 @@ pub struct ScoreInputs<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// What libtorch and its matrix products take once they run, besides what the program takes by
-/// then.
-const LIBRARY_BYTES: u64 = 256 << 20;
 /// Folds that resamples are drawn from: enough for survival shares of a few per cent.
 const MAX_FOLDS: usize = 64;
 

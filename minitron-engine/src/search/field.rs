@@ -142,7 +142,7 @@ impl Field<'_> {
             &self.teaching.folder,
             ranked,
             self.reconstruct_windows.as_ref(),
-            &Alone,
+            (&Alone, None),
         )
     }
 

@@ -63,6 +63,7 @@ impl Ward<'_> {
             options: LoadOptions::default(),
             seed: 0,
             compensates: true,
+            spill: None,
         };
         StudentEditor::new(inputs, plan.clone())
     }

@@ -4,7 +4,7 @@ use minitron_core::reconstruct::{Fit, Moments, ProjectionStats, Reference, Stude
 use minitron_core::spec::{At, ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the
 /// stream of the student as reconstructed so far.
@@ -144,18 +144,11 @@ fn refit(
     (delta_ec, is_again): (&Tensor, bool),
 ) -> Result<()> {
     let at = stats.projections.at;
-    let added = match stats.projections.is_writer {
-        true => delta_ec.shallow_clone(),
-        false => editor
-            .read_all_channels(at, role, ParamKind::Weight)?
-            .f_matmul(delta_ec)?,
-    };
     // Δ says what plain readers lack, and those of an earlier sweep have theirs already.
-    let weight = match is_again && !stats.projections.is_writer {
-        true => editor.read_pruned(at, role, ParamKind::Weight)?,
-        false => editor.read(at, role, ParamKind::Weight)?,
-    };
-    let weight = weight.f_add(&added)?;
+    if !stats.projections.is_writer {
+        return editor.refit_reader(at, role, delta_ec, is_again);
+    }
+    let weight = editor.read(at, role, ParamKind::Weight)?.f_add(delta_ec)?;
     editor.replace(at, role, ParamKind::Weight, &weight)
 }
 
@@ -210,18 +203,20 @@ fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<(Option<f64>, f
 }
 
 fn solved(moments: &Moments, ridge: f64) -> Result<Option<Tensor>> {
-    let (n_inputs, _) = moments.xx_cc.size2()?;
     let diagonal_c = moments.xx_cc.f_diagonal(0, 0, 1)?;
     let mean = diagonal_c.f_mean(Kind::Double)?.f_double_value(&[])?;
     let most = moments.rx_ec.f_abs()?.f_max()?.f_double_value(&[])?;
     if most == 0.0 || mean == 0.0 {
         return Ok(None);
     }
-    let eye_cc = Tensor::f_eye(n_inputs, (Kind::Double, Device::Cpu))?;
-    let ridged_cc = moments.xx_cc.f_add(&eye_cc.f_mul_scalar(ridge * mean)?)?;
+    // In place: squares of wide projections are large.
+    let ridged_cc = moments.xx_cc.copy();
+    let _ = ridged_cc.f_diagonal(0, 0, 1)?.f_add_scalar_(ridge * mean)?;
+    let lower_cc = ridged_cc.f_linalg_cholesky(false)?;
+    drop(ridged_cc);
     let delta_ce = moments
         .rx_ec
         .f_transpose(0, 1)?
-        .f_cholesky_solve(&ridged_cc.f_linalg_cholesky(false)?, false)?;
+        .f_cholesky_solve(&lower_cc, false)?;
     Ok(Some(delta_ce.f_transpose(0, 1)?))
 }

@@ -88,8 +88,9 @@ impl Reconstruction for Rotation {
             return Ok(());
         }
         let basis_ee = self.basis_of(editor, &covariance(editor)?, n_kept as i64)?;
+        let gains = gains(editor, &basis_ee.f_narrow(1, 0, n_kept as i64)?)?;
         editor.rotate_residual(&basis_ee, self.untie)?;
-        for ((at, role), gain) in gains(editor, n_kept as i64)? {
+        for ((at, role), gain) in gains {
             editor.scale_gain(at, role, gain)?;
         }
         Ok(())
@@ -145,18 +146,21 @@ fn is_on_stream(role: Role) -> bool {
     [Role::INPUT_NORM, Role::FINAL_NORM].contains(&role)
 }
 
-/// c of every norm.
-fn gains(editor: &StudentEditor, n_kept: i64) -> Result<BTreeMap<(At, Role), f64>> {
+/// c of every norm; the stream is not turned yet.
+fn gains(editor: &StudentEditor, kept_ek: &Tensor) -> Result<BTreeMap<(At, Role), f64>> {
+    let kept_ek = kept_ek.f_to_kind(Kind::Float)?;
     let sums = editor.sum_over_norms(&mut |at, role, z_ne| {
-        let kept = z_ne
-            .f_narrow(1, 0, n_kept.min(z_ne.size2()?.1))?
-            .f_square()?;
+        if !is_on_stream(role) {
+            return Ok(None);
+        }
+        let kept_ek = kept_ek.f_to_device(z_ne.device())?;
+        let kept = z_ne.f_matmul(&kept_ek)?.f_square()?;
         let numbers = [
             f64::try_from(kept.f_sum(Kind::Double)?)?,
             kept.numel() as f64,
         ];
         let shown = vec![Tensor::f_from_slice(&numbers)?];
-        Ok(is_on_stream(role).then_some(((at, role), shown)))
+        Ok(Some(((at, role), shown)))
     })?;
     let mut gains = BTreeMap::new();
     for (norm, sums) in sums {

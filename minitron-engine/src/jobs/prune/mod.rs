@@ -1,5 +1,6 @@
 //! `prune`: rank, plan, slice, reconstruct, write.
 
+mod memory;
 pub(crate) mod options;
 pub(crate) mod planning;
 pub(crate) mod reconstruction;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use self::memory::{Forecast, WaitingRoom, within};
 use self::planning::{Decision, decide};
 use self::reconstruction::note;
 use crate::jobs::card::{Before, Card, facts, name_of};
@@ -20,12 +22,12 @@ use crate::jobs::context::Context;
 use crate::jobs::identity::identity_of;
 use crate::jobs::score::scores_path;
 use crate::jobs::written::Written;
-use crate::memory::{mib, peak_bytes};
-use minitron_core::checkpoint::{Identity, TensorSource, WriteOptions};
+use minitron_core::calibrate::World;
+use minitron_core::checkpoint::{Identity, WriteOptions};
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::output::{OutputDir, OutputLock, write_atomic};
-use minitron_core::plan::{Bytes, Explained, Plan};
+use minitron_core::plan::{Explained, Plan};
 use minitron_core::prune::{ModuleChanges, Student};
 use minitron_core::reconstruct::StudentEditor;
 use minitron_core::spec::{ModelFolder, ModelSpec, Sizes};
@@ -57,16 +59,31 @@ impl PruneOptions {
         Card::new("prune", Some(&name), dir, &folder.spec, facts)
     }
 
-    /// Exactly one way to say how large the student shall be.
-    fn check(&self, context: &Context) -> Result<()> {
-        if self.max_memory.is_some() && self.reconstruction.looks_at_text(context)? {
-            let message = "max_memory: reconstructions hold the calibration text's activations, \
-                           which no limit bounds";
-            return Err(Error::Recipe(format!(
-                "{message}; leave the limit out (fewer samples take less), or say --reconstruct \
-                 none"
-            )));
+    /// How to write, and where streams wait if memory is bounded and some text is looked at.
+    ///
+    /// # Errors
+    /// `Recipe` where the limit is too small; `Io`.
+    fn bounded(
+        &self,
+        context: &Context,
+        models: (&ModelFolder, &ModelSpec),
+        windows: Option<&Windows>,
+        out: Option<&Path>,
+    ) -> Result<(WriteOptions, Option<WaitingRoom>)> {
+        let writing = within(self.max_memory, &models.0.checkpoint.tensors)?;
+        let (Some(limit), Some(windows)) = (self.max_memory, windows) else {
+            return Ok((writing, None));
+        };
+        if !self.reconstruction.looks_at_text(context)? {
+            return Ok((writing, None));
         }
+        let n_tokens = self.reconstruction.batch_size.min(windows.len()) * windows.width();
+        Forecast::new(context, models, n_tokens as u64).check(context, limit)?;
+        Ok((writing, Some(WaitingRoom::open(context, out)?)))
+    }
+
+    /// Exactly one way to say how large the student shall be.
+    fn check(&self) -> Result<()> {
         let measures = [
             self.params.is_some(),
             self.ratio.is_some(),
@@ -110,7 +127,7 @@ pub fn prune(
     out: &Path,
     dry_run: bool,
 ) -> Result<Value> {
-    options.check(context)?;
+    options.check()?;
     let (ranks, place) = (context.ranks, (!dry_run).then_some(out));
     ranks.first(|| place.map_or(Ok(()), |out| OutputDir::refuse_existing(out, context.force)))?;
     let folder = context.open(&options.model)?;
@@ -122,18 +139,18 @@ pub fn prune(
     let reconstruction = &options.reconstruction;
     reconstruction.build(context)?;
     let windows = reconstruction.windows(context, &folder, options.rounds > 1, place)?;
-    let own = identity_of(&folder)?;
-    check_ranks(context, options, &own, windows.as_ref())?;
+    let own = agreed_identity(context, options, &folder, windows.as_ref())?;
     let Decision {
         plan,
         rankings,
         explained,
     } = decide(context, options, (&folder, &own), windows.as_ref())?;
     // Before the reconstructions, which take long.
-    look_ahead(context, &folder, &plan)?;
-    let writing = within(options.max_memory, &folder.checkpoint.tensors)?;
+    let models = (&folder, &look_ahead(context, &folder, &plan)?);
+    let (writing, room) = options.bounded(context, models, windows.as_ref(), place)?;
     let ranked = (plan, rankings.as_ref());
-    let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref(), &ranks)?;
+    let others = (&ranks as &dyn World, room.as_ref().map(WaitingRoom::path));
+    let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref(), others)?;
     let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
     let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
     let mut report = report_of(spec, &editor);
@@ -165,15 +182,17 @@ pub fn prune(
     Ok(report)
 }
 
-/// Refuses ranks that were told something else: all that decides the student, wherever files lie.
-fn check_ranks(
+/// The model's. Refuses ranks that were told something else: all that decides the student, wherever
+/// files lie.
+fn agreed_identity(
     context: &Context,
     options: &PruneOptions,
-    own: &Identity,
+    folder: &ModelFolder,
     windows: Option<&Windows>,
-) -> Result<()> {
+) -> Result<Identity> {
+    let own = identity_of(folder)?;
     if !context.ranks.has_others() {
-        return Ok(());
+        return Ok(own);
     }
     let mut settings = serde_json::to_value(options).unwrap_or_default();
     for place in ["model", "scores", "plan", "data"] {
@@ -190,7 +209,8 @@ fn check_ranks(
         "dtype": format!("{:?}", context.kind),
         "seed": context.seed,
     });
-    context.ranks.same("pruning", &identity)
+    context.ranks.same("pruning", &identity)?;
+    Ok(own)
 }
 
 /// Takes the output for this process, where it holds nothing that is read.
@@ -206,10 +226,11 @@ fn claim(options: &PruneOptions, folder: &ModelFolder, out: &Path) -> Result<Out
 
 /// Refuses a plan that cannot be written, and says which programs refuse its sizes. The student
 /// knows which layers stay; what it holds of the plan goes at once.
-fn look_ahead(context: &Context, folder: &ModelFolder, plan: &Plan) -> Result<()> {
+fn look_ahead(context: &Context, folder: &ModelFolder, plan: &Plan) -> Result<ModelSpec> {
     let student = Student::new(&folder.checkpoint.tensors, &folder.spec, plan)?;
     clients::warn(context, &student.spec, &Sizes::new());
-    ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, None).map(drop)
+    ModuleChanges::new(&folder.checkpoint.dir, &folder.spec, plan, None)?;
+    Ok(student.spec)
 }
 
 /// Sizes before and after, and what follows from them.
@@ -227,28 +248,6 @@ pub(crate) fn report_of(source: &ModelSpec, editor: &StudentEditor) -> Value {
     clients::note(editor.spec(), &Sizes::new(), &mut report);
     note(editor, &mut report);
     report
-}
-
-/// How to write within a limit: what the process takes by now, and chunks of rows, which the
-/// source's rows bound.
-///
-/// # Errors
-/// `Recipe` when the smallest chunks do not fit.
-fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOptions> {
-    let Some(Bytes(given)) = limit else {
-        return Ok(WriteOptions::default());
-    };
-    let taken = peak_bytes();
-    WriteOptions::within(given.saturating_sub(taken), source).map_err(|least| {
-        let needed = mib(taken.saturating_add(least));
-        Error::Recipe(format!(
-            "max_memory: pruning this model needs {needed} ({} for the program, {} to copy rows), \
-             {} were given; give {needed} or more",
-            mib(taken),
-            mib(least),
-            mib(given),
-        ))
-    })
 }
 
 fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {

@@ -90,7 +90,8 @@ pub struct PruneOptions {
     #[arg(long = "metric")]
     #[schemars(extend("plugins" = ["importance"]))]
     pub metrics: Vec<PluginSpec>,
-    /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks to keep it.
+    /// Memory that the process may take, `1GiB`: rows are copied in smaller chunks, and what
+    /// reconstructions hold of the text waits beside the output.
     #[arg(long)]
     pub max_memory: Option<Bytes>,
     /// Take scores and a plan of another model, with a warning.

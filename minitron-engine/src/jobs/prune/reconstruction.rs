@@ -98,14 +98,15 @@ impl ReconstructOptions {
         Ok(Some(windows))
     }
 
-    /// The student of a plan, reconstructed.
+    /// The student of a plan, reconstructed; streams and new weights wait in the folder `spill`,
+    /// where there is one.
     pub(crate) fn editor<'a>(
         &self,
         context: &Context<'a>,
         folder: &'a ModelFolder,
         (plan, rankings): (Plan, Option<&'a Rankings>),
         windows: Option<&'a Windows>,
-        world: &'a dyn World,
+        (world, spill): (&'a dyn World, Option<&'a Path>),
     ) -> Result<StudentEditor<'a>> {
         let inputs = ReconstructInputs {
             source: &folder.checkpoint.tensors,
@@ -125,6 +126,7 @@ impl ReconstructOptions {
             },
             seed: context.seed,
             compensates: !self.uncompensated,
+            spill,
         };
         let mut editor = StudentEditor::new(inputs, plan)?;
         let reconstructions = self.build(context)?;

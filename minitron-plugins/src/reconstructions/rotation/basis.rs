@@ -66,12 +66,14 @@ fn read_by(editor: &StudentEditor, at: At, readers: &[Role], norm: Role) -> Resu
         if editor.spec().find(at, role, ParamKind::Weight).is_none() {
             continue;
         }
-        let weight = editor.read_teacher(at, role, ParamKind::Weight)?;
-        let square = weight.f_transpose(0, 1)?.f_matmul(&weight)?;
-        sum = Some(match sum {
-            Some(sum) => sum.f_add(&square)?,
-            None => square,
-        });
+        editor.for_rows_of_teacher(at, role, &mut |weight| {
+            let square = weight.f_transpose(0, 1)?.f_matmul(weight)?;
+            sum = Some(match sum.take() {
+                Some(sum) => sum.f_add(&square)?,
+                None => square,
+            });
+            Ok(())
+        })?;
     }
     let Some(sum) = sum else {
         return Ok(None);
