@@ -1,8 +1,8 @@
 //! What reconstructions do to a student, and what they may not do.
 
 use minitron::{
-    axes, families, forward, groups, least_squares, registry, some_ids, some_windows, tiny_bert,
-    tiny_gpt2, tiny_llama, tiny_nemotron, tiny_neox, with_context,
+    Recorder, axes, families, forward, groups, least_squares, registry, some_ids, some_windows,
+    tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, tiny_neox, with_context,
 };
 use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
@@ -492,25 +492,60 @@ fn a_turned_stream_leaves_the_logits_equal() {
     }
 }
 
+/// A model whose final norm has another gain, and adds nothing to all channels alike: a table without
+/// its mean has nothing to say of that.
+fn with_final_gain(config: &Value, gain: impl Fn(&Tensor) -> Tensor) -> Model {
+    let mut model = Model::new(config, 30).unwrap();
+    let mut source = MemorySource::default();
+    for param in &model.spec.params {
+        let tensor = model.source.read(&param.name()).unwrap();
+        let tensor = match (param.role == Role::FINAL_NORM, param.kind) {
+            (false, _) => tensor,
+            (true, ParamKind::Weight) => gain(&tensor),
+            (true, ParamKind::Bias) => &tensor - tensor.mean(Kind::Float),
+        };
+        source.insert(param.name(), &tensor).unwrap();
+    }
+    model.source = source;
+    model
+}
+
+/// Of a rotation that keeps embeddings tied or not.
+fn warnings_of(ward: &Ward, unties: bool) -> String {
+    let progress = Recorder::default();
+    let mut inputs = ward.inputs();
+    let text = inputs.calibration.as_mut().unwrap();
+    text.progress = &progress;
+    let mut editor = StudentEditor::new(inputs, ward.plan.clone()).unwrap();
+    let basis_ee = some_basis(editor.is_centred());
+    editor.rotate_residual(&basis_ee, unties).unwrap();
+    progress.warnings().concat()
+}
+
+#[test]
+fn a_tied_table_behind_an_uneven_gain_is_warned_of() {
+    let half = |gain_e: &Tensor| {
+        let _ = gain_e.narrow(0, 0, 16).fill_(0.5);
+        gain_e.shallow_clone()
+    };
+    for config in [llama(true), tiny_gpt2()] {
+        let even = Ward::new(with_final_gain(&config, |x| x.full_like(1.5)), &[]);
+        assert_eq!(warnings_of(&even, false), "");
+        let uneven = Ward::new(with_final_gain(&config, half), &[]);
+        assert_eq!(warnings_of(&uneven, true), "");
+        let told = warnings_of(&uneven, false);
+        assert!(
+            told.contains("loses") && told.contains("untie=true"),
+            "{told}"
+        );
+    }
+}
+
 /// A final gain that is the same at all channels is all that tied embeddings need.
 #[test]
 fn a_turned_stream_keeps_embeddings_tied_and_the_logits_of_an_even_gain() {
     for config in [llama(true), tiny_gpt2()] {
-        let mut model = Model::new(&config, 30).unwrap();
-        let mut source = MemorySource::default();
-        for param in &model.spec.params {
-            let tensor = model.source.read(&param.name()).unwrap();
-            let is_last = param.role == Role::FINAL_NORM;
-            let even = match param.kind {
-                ParamKind::Weight => tensor.full_like(1.5),
-                // A table without its mean has nothing to say of what all channels get alike.
-                ParamKind::Bias => &tensor - tensor.mean(Kind::Float),
-            };
-            let stored = if is_last { &even } else { &tensor };
-            source.insert(param.name(), stored).unwrap();
-        }
-        model.source = source;
-        let ward = Ward::new(model, &[]);
+        let ward = Ward::new(with_final_gain(&config, |x| x.full_like(1.5)), &[]);
         let family = ward.model.family();
         let ids_bt = some_ids(2, 12, 61, 35).unwrap();
         let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();

@@ -39,6 +39,37 @@ struct TokenTable {
     rows: Option<HashMap<i64, i64>>,
 }
 
+/// The rows of some tokens, in their order. Those that lie near each other are read together: views
+/// may have work with every read.
+fn rows_of(source: &dyn TensorSource, name: &str, tokens: &BTreeSet<u32>) -> Result<Tensor> {
+    /// Tokens further apart are read by themselves.
+    const NEAR: u32 = 16;
+    /// Rows that are read together.
+    const TOGETHER: u32 = 512;
+    let (mut rows, mut span) = (Vec::with_capacity(tokens.len()), Vec::new());
+    let mut read = |span: &[u32]| -> Result<()> {
+        let (Some(&first), Some(&last)) = (span.first(), span.last()) else {
+            return Ok(());
+        };
+        let all = source.read_rows(name, first as usize..last as usize + 1)?;
+        for &token in span {
+            rows.push(all.f_narrow(0, i64::from(token - first), 1)?.copy());
+        }
+        Ok(())
+    };
+    for &token in tokens {
+        let is_near = |first: u32, last: u32| token - last <= NEAR && token - first < TOGETHER;
+        let bounds = span.first().copied().zip(span.last().copied());
+        if bounds.is_some_and(|(first, last)| !is_near(first, last)) {
+            read(&span)?;
+            span.clear();
+        }
+        span.push(token);
+    }
+    read(&span)?;
+    Ok(Tensor::f_cat(&rows, 0)?)
+}
+
 impl Frame {
     /// Reads what stands around the layers, without them: of the token table the rows of `tokens`,
     /// and the head only where it is asked for.
@@ -55,11 +86,7 @@ impl Frame {
             let message = format!("`{}` declares no token table", spec.architecture);
             return Err(Error::Internal(message));
         };
-        let mut rows = Vec::with_capacity(tokens.len());
-        for &token in tokens {
-            rows.push(source.read_rows(&name, token as usize..token as usize + 1)?);
-        }
-        let table_ve = Tensor::f_cat(&rows, 0)?
+        let table_ve = rows_of(source, &name, tokens)?
             .f_to_device(options.device)?
             .f_to_kind(options.kind)?;
         let places = tokens

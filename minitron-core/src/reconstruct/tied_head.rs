@@ -7,7 +7,7 @@ use super::projections::{Moments, exact};
 use super::rotated::{gain_of, has_layer_norms};
 use super::streams::kept_channels;
 use crate::error::Result;
-use crate::spec::{At, HIDDEN, Param, ParamKind, Role};
+use crate::spec::{At, HIDDEN, ModelSpec, Param, ParamKind, Role};
 
 /// What the logits of a student with tied embeddings say about its final norm. With T [V, K] its
 /// table and H [V, E] the teacher's head, which differ by how the stream was turned or cut and by
@@ -29,6 +29,8 @@ pub struct TiedHead {
     kept_k: Tensor,
     /// TᵀH' of the same channels, H' the head as it is to a stream without mean.
     same_k: Tensor,
+    /// ‖H'‖².
+    head_squared: f64,
     /// Tᵀ·(what the teacher's final norm adds, through its own head).
     tb_k: Option<Tensor>,
 }
@@ -77,6 +79,7 @@ impl StudentEditor<'_> {
         let factor = self.factors.get(&own.name()).copied().unwrap_or(1.0);
         let own_ek = own_ek.f_mul_scalar(factor)?;
         let ts_ke = own_ek.f_transpose(0, 1)?.f_matmul(&square_ee)?;
+        let head_squared = last_ek.f_mul(&square_ee.f_matmul(&last_ek)?)?;
         let bias = spec.find(At::Model, Role::FINAL_NORM, ParamKind::Bias);
         let bias_e = bias
             .map(|bias| exact(&source.read(&bias.name())?))
@@ -84,6 +87,7 @@ impl StudentEditor<'_> {
         Ok(Some(TiedHead {
             tt_kk: ts_ke.f_matmul(&own_ek)?,
             th_ke: ts_ke.f_matmul(&head_ee)?,
+            head_squared: head_squared.f_sum(Kind::Double)?.f_double_value(&[])?,
             same_k: ts_ke.f_matmul(&last_ek)?.f_diagonal(0, 0, 1)?.copy(),
             kept_k: self.kept_places()?,
             has_bias: bias_e.is_some(),
@@ -129,6 +133,16 @@ impl TiedHead {
         let own_k = self.tt_kk.f_diagonal(0, 0, 1)?;
         let gain_k = self.same_k.f_div(&own_k.f_clamp_min(f64::MIN_POSITIVE)?)?;
         editor.set_gain(At::Model, Role::FINAL_NORM, &gain_k)?;
+        let kept = gain_k.f_dot(&self.same_k)?.f_double_value(&[])?;
+        let missed = 1.0 - kept / self.head_squared.max(f64::MIN_POSITIVE);
+        if let Some(text) = editor.inputs.calibration.filter(|_| missed > MUCH) {
+            let n_more = elements(editor.spec());
+            text.progress.warn(&format!(
+                "the tied token table loses {:.1} % of the head, whose final gain is uneven; \
+                 `rotation` with untie=true keeps it, for {n_more} more parameters",
+                100.0 * missed
+            ));
+        }
         if let Some(tb_k) = &self.tb_k {
             let bias_k = solved(&self.tt_kk, tb_k, TINY)?;
             editor.replace(At::Model, Role::FINAL_NORM, ParamKind::Bias, &bias_k)?;
@@ -176,6 +190,16 @@ impl TiedHead {
         };
         Ok((factor_k, bias_k))
     }
+}
+
+/// A share of the head's squares that is worth a warning.
+const MUCH: f64 = 0.01;
+
+/// Numbers of a token table.
+fn elements(spec: &ModelSpec) -> u64 {
+    let table = spec.find(At::Model, Role::TOKEN_EMBEDDING, ParamKind::Weight);
+    let sides = table.into_iter().flat_map(|table| &table.sides);
+    sides.fold(1, |n, side| n * spec.len(side) as u64)
 }
 
 /// A table that lost its mean has a direction in which nothing lies.
