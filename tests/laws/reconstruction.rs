@@ -276,6 +276,32 @@ fn least_squares_brings_every_family_nearer_to_its_teacher() {
     }
 }
 
+/// One map of what a writer gives is a special case of new weights, and the same elsewhere.
+#[test]
+fn a_map_folded_into_the_writer_before_dropped_layers_repairs_less_than_new_weights() {
+    for config in linear_writers() {
+        let ward = Ward::of(&config, &[("depth", 2)]);
+        let family = ward.model.family();
+        let of = |how: &str| {
+            let treatment = format!("least_squares:readers=false,ridge=1e-4,{how}");
+            let editor = ward.treated(&[&treatment]).unwrap();
+            let fits = editor.fits().to_vec();
+            (distance(&ward, &editor), fits)
+        };
+        let (plain, (near, all), (far, folded)) = (
+            distance(&ward, &ward.editor()),
+            of("folded=false"),
+            of("folded=true"),
+        );
+        assert!(near < far && far < plain, "{family}: {near} {far} {plain}");
+        let other = all.iter().zip(&folded).find(|(all, folded)| all != folded);
+        let (all, folded) = other.unwrap();
+        assert_eq!(all.projections, folded.projections, "{family}");
+        assert!(all.after < folded.after, "{family}: {all:?} {folded:?}");
+        assert!(folded.after < folded.before, "{family}: {folded:?}");
+    }
+}
+
 /// Of the first layer.
 pub(super) const ATTENTION: At = At::Sublayer {
     layer: 0,

@@ -1,10 +1,14 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{Fit, Moments, ProjectionStats, Reference, StudentEditor, Sweep};
+use minitron_core::reconstruct::{Fit, ProjectionStats, Reference, StudentEditor, Sweep};
 use minitron_core::spec::{At, ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
+
+mod solving;
+
+use solving::{USUAL, best_ridge, seen_behind, solved};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the
 /// stream of the student as reconstructed so far.
@@ -46,6 +50,9 @@ pub struct LeastSquares {
     /// Whether projections that write to it are refitted; false where a family norms what they
     /// give.
     pub writers: bool,
+    /// Whether a writer before dropped layers changes by one map of what it gives, ΔW = T·W with T
+    /// fitted to X·Wᵀ in place of X (ReplaceMe, arXiv 2505.02819), which ΔW contains.
+    pub folded: bool,
 }
 
 impl Default for LeastSquares {
@@ -55,6 +62,7 @@ impl Default for LeastSquares {
             target: Reference::Teacher,
             readers: true,
             writers: true,
+            folded: false,
         }
     }
 }
@@ -101,7 +109,10 @@ impl Reconstruction for LeastSquares {
                     &head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?,
                 );
             }
-            let (fit, delta_ec) = self.solve(stats)?;
+            let (fit, delta_ec) = match self.folded && is_before_dropped(editor, stats) {
+                true => self.solve_folded(editor, stats)?,
+                false => self.solve(stats)?,
+            };
             let is_again = editor
                 .fits()
                 .iter()
@@ -153,6 +164,30 @@ fn refit(
 }
 
 impl LeastSquares {
+    /// The same of T, as ΔW = T·W.
+    fn solve_folded(
+        &self,
+        editor: &StudentEditor,
+        stats: &ProjectionStats,
+    ) -> Result<(Fit, Option<Tensor>)> {
+        let (at, role) = (stats.projections.at, stats.projections.roles.first());
+        let role = role.copied().unwrap_or(Role::DOWN);
+        let weight_ec = editor.read(at, role, ParamKind::Weight)?;
+        let given = ProjectionStats {
+            projections: stats.projections.clone(),
+            all: seen_behind(&stats.all, &weight_ec)?,
+            held_out: stats
+                .held_out
+                .as_ref()
+                .map(|held_out| seen_behind(held_out, &weight_ec))
+                .transpose()?,
+            scale: stats.scale,
+        };
+        let (fit, map_ee) = self.solve(&given)?;
+        let delta_ec = map_ee.map(|map_ee| map_ee.f_matmul(&weight_ec));
+        Ok((fit, delta_ec.transpose()?))
+    }
+
     /// What the fit is worth, and ΔW [E, C]: none where it is zero, or helps nothing that it was
     /// not fitted to.
     fn solve(&self, stats: &ProjectionStats) -> Result<(Fit, Option<Tensor>)> {
@@ -180,43 +215,12 @@ impl LeastSquares {
     }
 }
 
-/// For texts too short to hold some of it out.
-const USUAL: f64 = 1e-3;
-
-/// The ridge that leaves least of what was not fitted to, and how much.
-fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<(Option<f64>, f64)> {
-    let (mut best, mut least) = (None, held_out.r_squared);
-    for ridge in [1.0, 1e-1, 1e-2, 1e-3, 1e-4] {
-        let Some(delta_ec) = solved(fitted_to, ridge)? else {
-            break;
-        };
-        let left = held_out.remaining(&delta_ec)?;
-        // Less of it would be worse still.
-        if left >= least && best.is_some() {
-            break;
-        }
-        if left < least {
-            (best, least) = (Some(ridge), left);
-        }
-    }
-    Ok((best, least))
-}
-
-fn solved(moments: &Moments, ridge: f64) -> Result<Option<Tensor>> {
-    let diagonal_c = moments.xx_cc.f_diagonal(0, 0, 1)?;
-    let mean = diagonal_c.f_mean(Kind::Double)?.f_double_value(&[])?;
-    let most = moments.rx_ec.f_abs()?.f_max()?.f_double_value(&[])?;
-    if most == 0.0 || mean == 0.0 {
-        return Ok(None);
-    }
-    // In place: squares of wide projections are large.
-    let ridged_cc = moments.xx_cc.copy();
-    let _ = ridged_cc.f_diagonal(0, 0, 1)?.f_add_scalar_(ridge * mean)?;
-    let lower_cc = ridged_cc.f_linalg_cholesky(false)?;
-    drop(ridged_cc);
-    let delta_ce = moments
-        .rx_ec
-        .f_transpose(0, 1)?
-        .f_cholesky_solve(&lower_cc, false)?;
-    Ok(Some(delta_ce.f_transpose(0, 1)?))
+/// Whether layers were dropped behind a writer.
+fn is_before_dropped(editor: &StudentEditor, stats: &ProjectionStats) -> bool {
+    let At::Sublayer { layer, sublayer } = stats.projections.at else {
+        return false;
+    };
+    let is_last = sublayer + 1 == editor.spec().sublayers(layer).count();
+    let is_cut = editor.source_layer(layer) + 1 < editor.source_layer(layer + 1);
+    stats.projections.is_writer && is_last && is_cut
 }
