@@ -71,9 +71,11 @@ impl Drop for WaitingRoom {
 /// What a reconstruction takes at most beside the program, while streams and replaced weights wait
 /// in a folder.
 pub(super) struct Forecast {
-    /// A batch on its way through a layer, and the larger layer of teacher and student.
+    /// A layer as it was turned, and the basis.
+    turned: u64,
+    /// A batch on its way through a layer, the layer of teacher and student, and sums.
     pass: u64,
-    /// Sums over tokens and what is solved with them.
+    /// What is solved with them, or the basis is found with, or a head is refitted in.
     squares: u64,
     n_tokens: u64,
 }
@@ -87,38 +89,38 @@ const BASIS: u64 = 14;
 const ROWS: u64 = 8192;
 
 impl Forecast {
-    /// From sizes alone. The numbers are those of the code: N tokens a batch, E channels, K of
-    /// them kept, C inputs of the widest writer.
+    /// From sizes alone: N tokens a batch, E channels, K of them kept, C inputs of the widest
+    /// writer.
     pub fn new(context: &Context, (source, student): (&ModelFolder, &ModelSpec), n: u64) -> Self {
         let spec = &source.spec;
         let element = context.kind.elt_size_in_bytes() as u64;
         let (hidden, kept) = (spec.size(HIDDEN) as u64, student.size(HIDDEN) as u64);
-        let (inside, width) = (
-            widest(spec, |spec, layer| spec.held_inside(layer)),
-            writers(student),
-        );
+        let (inside, width) = (widest(spec, ModelSpec::held_inside), writers(student));
         let layer = |spec| widest(spec, ModelSpec::n_layer_params);
+        let stored = stored_bytes(source);
+        let (turned, basis) = match kept < hidden {
+            true => (
+                layer(spec) * stored + 2 * 8 * hidden * hidden,
+                8 * (BASIS * hidden * hidden + 2 * ROWS * hidden),
+            ),
+            false => (0, 0),
+        };
         let of_token = 16 * hidden + inside + inside / 4 + 2 * (width + hidden);
-        // A turned layer is held as it is stored, and one of its tensors in f64 before.
-        let stored = largest(source);
-        let turned = match kept < hidden {
-            true => layer(spec) * 4 + 3 * 8 * stored + 2 * 8 * hidden * hidden,
-            false => 2 * 8 * stored,
-        };
-        let pass = n * of_token * 4 + (layer(spec) + layer(student)) * element + turned;
+        // All of them and those held out in f64, those of a batch in f32.
+        let sums = (2 * 8 + 4) * (width * width + width * kept).max(kept * kept + hidden * kept);
+        // A tensor of a layer stands beside itself in f64, and as it was turned there.
+        let opened = 3 * 8 * largest(source);
+        let pass = n * of_token * 4 + (layer(spec) + layer(student)) * element + opened + sums;
         let square = |c: u64, r: u64| 8 * (SOLVED * c * c + 6 * c * r);
-        let readers = square(kept, hidden) + ROWS * 8 * 2 * (hidden + kept);
-        let basis = match kept < hidden {
-            true => 8 * (BASIS * hidden * hidden + 2 * ROWS * hidden),
-            false => 0,
+        let head = match student.has_own_head() {
+            true => 3 * stored * rows_of_head(student) * kept,
+            false => 8 * 8 * hidden * hidden,
         };
-        let squares = square(width, kept).max(readers).max(basis);
-        let head = student
-            .has_own_head()
-            .then(|| rows_of_head(student) * kept * element * 2);
+        let readers = square(kept, hidden) + ROWS * 8 * 2 * (hidden + kept) + head;
         Forecast {
+            turned,
             pass,
-            squares: squares + head.unwrap_or(0),
+            squares: square(width, kept).max(readers).max(basis),
             n_tokens: n,
         }
     }
@@ -129,7 +131,8 @@ impl Forecast {
     /// `Recipe` with what is needed.
     pub fn check(&self, context: &Context, Bytes(given): Bytes) -> Result<()> {
         let taken = peak_bytes().saturating_add(LIBRARY_BYTES);
-        let needed = taken.saturating_add(self.pass).saturating_add(self.squares);
+        let at_work = self.turned.saturating_add(self.pass.max(self.squares));
+        let needed = taken.saturating_add(at_work);
         if needed <= given {
             context
                 .progress
@@ -137,11 +140,12 @@ impl Forecast {
             return Ok(());
         }
         Err(Error::Recipe(format!(
-            "max_memory: reconstructing this model needs {} ({} for the program, {} for a batch of \
-             {} tokens in its widest layer, {} for sums of squares and what is solved with them), \
-             {} were given; a smaller --batch-size needs less, --reconstruct none least",
+            "max_memory: reconstructing this model needs {} ({} for the program, {} for a turned \
+             layer, then {} for a batch of {} tokens in its widest layer or {} for what is \
+             solved), {} were given; a smaller --batch-size needs less, --reconstruct none least",
             mib(needed),
             mib(taken),
+            mib(self.turned),
             mib(self.pass),
             self.n_tokens,
             mib(self.squares),
@@ -181,6 +185,14 @@ fn largest(folder: &ModelFolder) -> u64 {
         .map(|param| elements(&folder.spec, param))
         .max()
         .unwrap_or(0)
+}
+
+/// Of an element of the widest stored type.
+fn stored_bytes(folder: &ModelFolder) -> u64 {
+    let infos = folder.spec.params.iter();
+    let infos = infos.filter_map(|param| folder.checkpoint.tensors.info(&param.name()));
+    let bits = infos.map(|info| info.dtype.bitsize()).max().unwrap_or(32);
+    bits.div_ceil(8) as u64
 }
 
 fn rows_of_head(spec: &ModelSpec) -> u64 {
