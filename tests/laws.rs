@@ -32,6 +32,8 @@ mod planning;
 mod properties;
 /// What plans and views do to a model.
 mod pruning;
+/// The learning rate of a distillation that is given none.
+mod rates;
 /// What reconstructions do to a student.
 mod reconstruction;
 /// Widths that rescale: embeddings and norms.
@@ -133,6 +135,7 @@ fn learner<'a>(
         layers: None,
         objective,
         identity: Value::Null,
+        kl_at_start: None,
         out_dir,
         write_best: None,
     }
