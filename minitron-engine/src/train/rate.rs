@@ -50,7 +50,8 @@ impl StartRate {
     /// shown is what is taken, on every machine.
     pub fn of_kl(kl: f64, width: usize) -> Self {
         let (least, most) = BOUNDS;
-        let of_channel = kl.max(0.0).min(FAR) / (width as f64).max(1.0);
+        let near = if kl > 0.0 { kl.min(FAR) } else { 0.0 };
+        let of_channel = near / (width as f64).max(1.0);
         let lr = (SCALE * of_channel.sqrt()).clamp(least, most);
         StartRate {
             lr: two_digits(lr),

@@ -147,6 +147,9 @@ fn training_words(training: &TrainingReport) -> Markup {
         (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
         (grouped(training.tokens_per_second.round() as u64)) " tokens/s, "
         (duration(training.elapsed_s))
+        @if let (Some(kl), Some(lr)) = (training.kl_at_start, training.lr) {
+            ", learning rate " (format!("{lr:.1e}")) " from a KL of " (number(kl)) " at the start"
+        }
         @if let Some(loss) = training.loss { ", training loss in the end " (number(loss)) }
         @if let Some(best) = training.best {
             ", best held-out loss " (number(best.loss)) " at step " (grouped(best.step))
