@@ -8,6 +8,8 @@ mod cloning;
 mod conversations;
 /// Operations and waits of a step, counted.
 mod costs;
+/// What each cut is said to cost.
+mod cuts;
 /// What training is fed with: order, mixtures, resuming.
 mod data;
 /// Models and texts at the edge of what numbers can hold.

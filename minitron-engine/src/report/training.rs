@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn a_line_that_is_being_written_or_was_damaged_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0,\"lr\":2e-4,\"kl_at_start\":0.25}\n\xff\xfe\n\
+        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0,\"lr\":2e-4,\
+            \"kl_at_start\":0.25}\n\xff\xfe\n\
             {\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\
             \"eval/kl\":0.75,\"n_predictions\":64}\n\
             {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\

@@ -1,5 +1,6 @@
 //! `prune`: rank, plan, slice, reconstruct, write.
 
+pub(crate) mod errors;
 pub(crate) mod options;
 pub(crate) mod planning;
 pub(crate) mod reconstruction;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use self::errors::with_errors;
 use self::planning::{Decision, decide};
 use self::reconstruction::note;
 use crate::jobs::card::{Before, Card, facts, name_of};
@@ -137,7 +139,7 @@ pub fn prune(
     let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
     let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
     let mut report = report_of(spec, &editor);
-    report["near_ties"] = json!(near_ties(&explained));
+    let explained = note_cuts(&mut report, explained, &editor);
     if dry_run {
         report["kept"] = json!(plan.kept);
         report["explained"] = json!(explained);
@@ -249,6 +251,16 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
             mib(given),
         ))
     })
+}
+
+/// Says which cuts are close, and gives them with what each costs.
+fn note_cuts(
+    report: &mut Value,
+    explained: BTreeMap<String, Explained>,
+    editor: &StudentEditor,
+) -> BTreeMap<String, Explained> {
+    report["near_ties"] = json!(near_ties(&explained));
+    with_errors(explained, editor)
 }
 
 fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
