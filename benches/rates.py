@@ -69,11 +69,13 @@ def rates(table, a):
     print("|---" * (len(a.rates) + 2) + "|")
     for half in a.half:
         for start in a.start:
-            kls = [table.student(half, start)[1]["kl"]]
-            for rate in a.rates:
-                cell = table.distilled(half, start, rate)
-                kls.append(cell["kl"])
-            print(f"| {half}, {start} | " + " | ".join(f"{kl:.4f}" for kl in kls) + " |", flush=True)
+            cells = [table.distilled(half, start, rate) for rate in a.rates]
+            words = [f"{table.student(half, start)[1]['kl']:.4f}", *map(shown, cells)]
+            print(f"| {half}, {start} | " + " | ".join(words) + " |", flush=True)
+
+
+def shown(cell):
+    return f"{cell['kl']:.4f}" + (f" at {cell['lr']:.1e}" if cell["lr"] else "")
 
 
 def main():
