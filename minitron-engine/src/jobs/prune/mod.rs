@@ -253,6 +253,11 @@ fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<WriteOption
     })
 }
 
+fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
+    let near = explained.iter().filter(|(_, dim)| dim.near_tie);
+    near.map(|(name, _)| name.as_str()).collect()
+}
+
 /// Says which cuts are close, and gives them with what each costs.
 fn note_cuts(
     report: &mut Value,
@@ -261,11 +266,6 @@ fn note_cuts(
 ) -> BTreeMap<String, Explained> {
     report["near_ties"] = json!(near_ties(&explained));
     with_errors(explained, editor)
-}
-
-fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
-    let near = explained.iter().filter(|(_, dim)| dim.near_tie);
-    near.map(|(name, _)| name.as_str()).collect()
 }
 
 pub(crate) fn write_plan(
