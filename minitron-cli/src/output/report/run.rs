@@ -229,13 +229,19 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     ];
     // Only where the scores were resampled.
     let is_resampled = cuts.iter().any(|cut| cut.explained.stable.is_some());
-    let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
+    // Only where a reconstruction measured it.
+    let is_measured = cuts.iter().any(|cut| cut.explained.error.is_some());
+    let titles = titles
+        .into_iter()
+        .chain(is_resampled.then_some("stable"))
+        .chain(is_measured.then_some("costs"));
     let mut table = HtmlTable::new("Cuts, the closest calls first", titles);
     for cut in cuts {
-        let stable = cut.explained.stable;
-        let stable = Cell::sorted(stable.map_or("–".into(), percent), stable);
+        let [stable, costs] = [cut.explained.stable, cut.explained.error]
+            .map(|share| Cell::sorted(share.map_or("–".into(), percent), share));
         let cells = cut_row(cut).into_iter();
-        table.row(cells.chain(is_resampled.then_some(stable)));
+        let cells = cells.chain(is_resampled.then_some(stable));
+        table.row(cells.chain(is_measured.then_some(costs)));
     }
     let n_near = cuts.iter().filter(|cut| cut.explained.near_tie).count();
     let noun = if cuts.len() == 1 { " cut" } else { " cuts" };
@@ -245,6 +251,11 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
             ". Their margin, (a − b) / |a| for a just kept and b just dropped, is below 1 % \
              (bold), and a few calibration windows more might have decided otherwise. “Near the \
              cut” lists units within 5 % of it, + kept and − dropped, at most 8 on each side."
+            @if is_measured {
+                " “Costs” is what a reconstruction left: of what the part with these units has to \
+                 add to the stream, the share that it brings the stream to lack; of channels, the \
+                 largest share that a part lacks of its input."
+            }
         }
         (table.draw())
     }
