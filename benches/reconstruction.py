@@ -61,12 +61,20 @@ class Table:
 
     def cell(self, name, model, sizes, words):
         """A student that is pruned so, measured."""
-        if name not in self.cells:
+
+        def measure():
             out, teacher = self.a.work / "student", DATA / "models" / model
             shutil.rmtree(out, ignore_errors=True)
             report = self.minitron("prune", teacher, "--scores", self.scores(model), *AXES, *sizes, *words, "--out", out)
             measured = self.minitron("eval", out, "--teacher", teacher, "--data", VALID, "--samples", 64, "--seq-len", SEQ_LEN)
-            self.cells[name] = {"n_params": report["n_params"], "kl": measured["kl_to_teacher"], "loss": measured["loss"]}
+            return {"n_params": report["n_params"], "kl": measured["kl_to_teacher"], "loss": measured["loss"]}
+
+        return self.kept(name, measure)
+
+    def kept(self, name, measure):
+        """A cell that is measured once."""
+        if name not in self.cells:
+            self.cells[name] = measure()
             self.path.write_text(json.dumps(self.cells, indent=1))
         return self.cells[name]
 

@@ -738,7 +738,7 @@ fn padded_vocabularies_are_compared_over_the_ids_that_both_have() {
                     o.teacher_options.teacher_cache,
                     o.teacher_options.cache_top_k,
                 ) = (cache.clone(), 600);
-                (o.teacher_options.cache_type, o.training.lr) = (CacheType::F32, 1e-9);
+                (o.teacher_options.cache_type, o.training.lr) = (CacheType::F32, Some(1e-9));
             };
             let report = desk.distill(teacher, student, with).unwrap();
             assert!(
@@ -842,7 +842,7 @@ fn losses_on_labels_see_a_students_whole_table_beside_those_on_the_teacher() {
             .map(PluginSpec::bare)
             .to_vec();
         (o.training.eval_data, o.training.eval_samples) = (o.training.data.clone(), Some(4));
-        o.training.lr = 1e-9;
+        o.training.lr = Some(1e-9);
     };
     desk.distill("base", "padded", losses).unwrap();
     let metrics = fs::read_to_string(desk.at("distilled/metrics.jsonl")).unwrap();

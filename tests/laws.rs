@@ -8,6 +8,8 @@ mod cloning;
 mod conversations;
 /// Operations and waits of a step, counted.
 mod costs;
+/// What each cut is said to cost.
+mod cuts;
 /// What training is fed with: order, mixtures, resuming.
 mod data;
 /// Models and texts at the edge of what numbers can hold.
@@ -32,6 +34,8 @@ mod planning;
 mod properties;
 /// What plans and views do to a model.
 mod pruning;
+/// The learning rate of a distillation that is given none.
+mod rates;
 /// What reconstructions do to a student.
 mod reconstruction;
 /// Widths that rescale: embeddings and norms.
@@ -133,6 +137,7 @@ fn learner<'a>(
         layers: None,
         objective,
         identity: Value::Null,
+        kl_at_start: None,
         out_dir,
         write_best: None,
     }

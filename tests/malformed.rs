@@ -1517,7 +1517,7 @@ fn resuming_with_other_settings_names_what_differs() {
         });
     };
     let mut other = options.clone();
-    other.training.lr = 5e-4;
+    other.training.lr = Some(5e-4);
     resume(
         &other,
         &[
@@ -1554,7 +1554,7 @@ fn settings_that_cannot_be_meant_are_refused() {
         ("batch_size and accumulate: expected at least 1", |s| {
             s.batch_size = 0
         }),
-        ("lr: expected a positive number", |s| s.lr = f64::NAN),
+        ("lr: expected a positive number", |s| s.lr = Some(f64::NAN)),
         ("clip: expected a positive number", |s| s.clip = -1.0),
         ("min_lr: expected 0 to lr", |s| s.min_lr = Some(1.0)),
         ("decay_share: expected more than 0 and at most 1", |s| {

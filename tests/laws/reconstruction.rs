@@ -181,7 +181,7 @@ fn a_reconstruction_of_a_whole_student_changes_no_byte() {
 }
 
 /// Families whose output projections are linear in the residual stream.
-fn linear_writers() -> Vec<serde_json::Value> {
+pub(super) fn linear_writers() -> Vec<serde_json::Value> {
     families()
         .into_iter()
         .filter(|config| least_squares(config) == "least_squares")

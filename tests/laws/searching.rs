@@ -172,7 +172,7 @@ fn options(workspace: &Workspace) -> SearchOptions {
             tokens: Count(16 * 4 * 12),
             seq_len: Some(16),
             batch_size: 4,
-            lr: 3e-3,
+            lr: Some(3e-3),
             checkpoint_every: Some(3),
             ..TrainingOptions::default()
         },

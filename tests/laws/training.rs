@@ -314,6 +314,7 @@ impl<'a> Run<'a> {
             layers: None,
             objective: &objective()?,
             identity: Value::from(self.windows.digest()),
+            kl_at_start: None,
             out_dir: self.out_dir,
             write_best: self.write_best,
         };

@@ -77,6 +77,15 @@ fn two_and_three_ranks_distil_as_one_process_does() {
     compare("plain", STEPS, &[2, 3]);
 }
 
+/// The distance at the start is that of all ranks' windows, and so is the rate that follows.
+#[test]
+fn ranks_take_the_rate_that_one_process_takes() {
+    for more in ["", "--shard layers", "--loss hidden_state"] {
+        let options = format!("--batch-size 4 --tokens 640 {more}");
+        compare("rate by the distance", &options, &[2, 3]);
+    }
+}
+
 #[test]
 fn ranks_divide_the_windows_of_several_passes() {
     compare(
@@ -335,6 +344,10 @@ fn ranks_that_are_told_something_else_refuse_by_its_name() {
     for (of_each, named) in [
         (
             ["--lr 1e-3 --data text.txt", "--lr 1e-4 --data text.txt"],
+            "settings.lr",
+        ),
+        (
+            ["--lr 1e-3 --data text.txt", "--data text.txt"],
             "settings.lr",
         ),
         (["--data text.txt", "--data other.txt"], "inputs.data"),

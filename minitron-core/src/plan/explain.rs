@@ -43,6 +43,11 @@ pub struct Explained {
     /// Share of the kept units that at least 90 % of the replicates keep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable: Option<f64>,
+    /// What a reconstruction left of the cut: of what the part with these units has to add to the
+    /// stream, the share that it brings the stream to lack; of channels, the largest share that a
+    /// part lacks of its input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
 }
 
 /// Where kept and dropped meet.
@@ -174,6 +179,7 @@ impl Explained {
             near_tie: margin < NEAR_TIE,
             borderline,
             stable: None,
+            error: None,
         }
     }
 

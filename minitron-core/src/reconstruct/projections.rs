@@ -44,8 +44,33 @@ pub struct Fit {
     pub before: f64,
     /// The same after: on tokens that were held out, where some were.
     pub after: f64,
+    /// The same of what they were to give, as [`Moments::target_squared`].
+    pub target: f64,
+    /// At a writer, what the stream lacked before its part; 0 where that is no part of R.
+    pub entered: f64,
     /// The ridge that was taken; none where the projections stayed as they are.
     pub ridge: Option<f64>,
+}
+
+impl Fit {
+    /// What is lacking after, relative to what was to be given; 0 where that is nothing.
+    pub fn lacking(&self) -> f64 {
+        self.of_target(self.after)
+    }
+
+    /// The part of it that came in here, rather than from earlier parts; negative where these are
+    /// made up for.
+    pub fn error(&self) -> f64 {
+        self.of_target(self.after - self.entered)
+    }
+
+    fn of_target(&self, x: f64) -> f64 {
+        if self.target > 0.0 {
+            x / self.target
+        } else {
+            0.0
+        }
+    }
 }
 
 /// Of so many batches one is held out.
@@ -64,6 +89,9 @@ pub struct Moments {
     pub r_sum_e: Tensor,
     /// ‖R‖².
     pub r_squared: f64,
+    /// ‖·‖² of what R is left of: at a writer, what its part has to add to the student's stream to
+    /// make it the teacher's; at readers, the teacher's input.
+    pub target_squared: f64,
     /// N.
     pub n_tokens: usize,
 }
@@ -77,6 +105,7 @@ impl Moments {
             x_sum_c: Tensor::f_zeros([1], options)?,
             r_sum_e: Tensor::f_zeros([1], options)?,
             r_squared: 0.0,
+            target_squared: 0.0,
             n_tokens: 0,
         })
     }
@@ -91,6 +120,7 @@ impl Moments {
         add_to(&mut self.r_sum_e, r_sum_e)?;
         self.r_squared += numbers.f_double_value(&[0])?;
         self.n_tokens += numbers.f_double_value(&[1])? as usize;
+        self.target_squared += numbers.f_double_value(&[2])?;
         Ok(())
     }
 
@@ -109,6 +139,7 @@ impl Moments {
             x_sum_c: self.x_sum_c.f_sub(&some.x_sum_c)?,
             r_sum_e: self.r_sum_e.f_sub(&some.r_sum_e)?,
             r_squared: self.r_squared - some.r_squared,
+            target_squared: self.target_squared - some.target_squared,
             n_tokens: self.n_tokens.saturating_sub(some.n_tokens),
         })
     }
@@ -135,11 +166,15 @@ impl ProjectionStats {
     }
 }
 
-/// The moments of one batch of X and R.
-pub(super) fn moments(x: &Tensor, r: &Tensor) -> Result<Vec<Tensor>> {
+/// The moments of one batch of X, R and what R is left of.
+pub(super) fn moments(x: &Tensor, r: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
     let (x_nc, r_ne) = (rows(x)?, rows(r)?);
-    let r_squared = r_ne.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
-    let numbers = [r_squared, r_ne.size2()?.0 as f64];
+    let target_squared = total(&rows(target)?.f_square()?)?;
+    let numbers = [
+        total(&r_ne.f_square()?)?,
+        r_ne.size2()?.0 as f64,
+        target_squared,
+    ];
     Ok(vec![
         x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?,
         r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?,

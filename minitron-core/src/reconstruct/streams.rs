@@ -243,7 +243,8 @@ impl Streams {
                 } else {
                     x_btc.f_mul_scalar(stats.scale)?
                 };
-                let of_batch = moments(&x_btc, &r_bte)?;
+                let added_bte = sum_bte.f_sub(&state.now_bte)?.f_to_kind(Kind::Float)?;
+                let of_batch = moments(&x_btc, &r_bte, &r_bte.f_add(&added_bte)?)?;
                 text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
             }
         }
@@ -339,6 +340,7 @@ fn of_inputs(
     moments(
         student_bte,
         &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?,
+        teacher_bte,
     )
 }
 

@@ -13,7 +13,7 @@ use super::spec::{DataSpec, Reading};
 use super::stream::{SourceCursor, SourceStream, StartingStream};
 use super::text_options::Pack;
 use super::tokenizer::Tokenizer;
-use minitron_core::error::{Error, Result};
+use minitron_core::error::{Error, Present, Result};
 use minitron_core::registry::Registry;
 use minitron_core::spec::Options;
 use minitron_core::windows::{Sample, Tokenize, Windows, fits};
@@ -199,12 +199,32 @@ impl DataLoader {
             .get_mut(idx)
             .ok_or_else(|| Error::Internal("a mixture of nothing".into()))?;
         let sample = stream.next_piece()?;
-        fits(
-            sample.tokens.len(),
-            stream.block.windows.n_special_tokens(),
-            self.max_positions,
-        )?;
+        check_width(stream, &sample, self.max_positions)?;
         Ok(sample)
+    }
+
+    /// The windows that come next, and stay next: at most `n_windows`, fewer where a source would
+    /// need its next block.
+    ///
+    /// # Errors
+    /// As [`DataLoader::take`], of windows beyond the positions of a model.
+    pub fn peek(&self, n_windows: usize) -> Result<Vec<Sample>> {
+        let mut n_totals: Vec<u64> = self.streams.iter().map(|stream| stream.n_total).collect();
+        let mut n_ahead = vec![0; self.streams.len()];
+        let mut samples = Vec::new();
+        for _ in 0..n_windows {
+            let idx = self.mixture.pick(&n_totals);
+            let stream = self.streams.get(idx).present("a source of a mixture")?;
+            let ahead = n_ahead.get_mut(idx).present("a source of a mixture")?;
+            let Some(sample) = stream.peek(*ahead)? else {
+                break;
+            };
+            check_width(stream, &sample, self.max_positions)?;
+            samples.push(sample);
+            *ahead += 1;
+            *n_totals.get_mut(idx).present("a source of a mixture")? += 1;
+        }
+        Ok(samples)
     }
 
     /// Where the loader stands.
@@ -275,4 +295,10 @@ impl DataLoader {
             .iter()
             .try_for_each(|stream| stream.block.windows.check_fits(options))
     }
+}
+
+/// Refuses a window that a model has no positions for.
+fn check_width(stream: &SourceStream, sample: &Sample, max_positions: usize) -> Result<()> {
+    let n_special_tokens = stream.block.windows.n_special_tokens();
+    fits(sample.tokens.len(), n_special_tokens, max_positions)
 }

@@ -99,6 +99,13 @@ impl SourceStream {
         }
     }
 
+    /// The window that comes after so many others; none where this block ends before.
+    pub fn peek(&self, n_ahead: usize) -> Result<Option<Sample>> {
+        let place = self.n_taken.saturating_add(n_ahead);
+        let window = self.block.order.get(place).copied();
+        window.map(|window| self.sample(window)).transpose()
+    }
+
     /// The next window.
     pub fn next_piece(&mut self) -> Result<Sample> {
         if self.n_taken == self.block.order.len() {
@@ -114,6 +121,10 @@ impl SourceStream {
         };
         self.n_taken += 1;
         self.n_total += 1;
+        self.sample(window)
+    }
+
+    fn sample(&self, window: usize) -> Result<Sample> {
         let id = self.block.start.window + window as u64;
         self.block.windows.sample(window, id)
     }

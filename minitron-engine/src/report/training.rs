@@ -55,6 +55,10 @@ pub struct TrainingReport {
     pub elapsed_s: f64,
     /// Of the last step's record.
     pub tokens_per_second: f64,
+    /// KL of the student to its teacher before the first step, where the rate follows from it.
+    pub kl_at_start: Option<f64>,
+    /// Highest learning rate so far.
+    pub lr: Option<f64>,
     /// Mean of the last twentieth of the curve.
     pub loss: Option<f64>,
     /// The best held-out evaluation.
@@ -84,6 +88,10 @@ struct Line {
     elapsed_s: f64,
     #[serde(default)]
     tokens_per_second: f64,
+    #[serde(default)]
+    lr: Option<f64>,
+    #[serde(default)]
+    kl_at_start: Option<f64>,
     #[serde(rename = "eval/loss", default)]
     evaluated: Option<f64>,
     /// Among others, every term's value.
@@ -137,6 +145,8 @@ impl TrainingReport {
     fn add(&mut self, line: &Line) {
         (self.n_steps, self.n_tokens, self.n_skipped) = (line.step, line.n_tokens, line.n_skipped);
         (self.elapsed_s, self.tokens_per_second) = (line.elapsed_s, line.tokens_per_second);
+        self.kl_at_start = self.kl_at_start.or(line.kl_at_start);
+        self.lr = line.lr.into_iter().chain(self.lr).reduce(f64::max);
         for (key, value) in &line.rest {
             let point = Point {
                 tokens: line.n_tokens as f64,
@@ -238,7 +248,8 @@ mod tests {
     #[test]
     fn a_line_that_is_being_written_or_was_damaged_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0}\n\xff\xfe\n\
+        let lines = b"{\"step\":1,\"n_tokens\":64,\"loss\":4.0,\"lr\":2e-4,\
+            \"kl_at_start\":0.25}\n\xff\xfe\n\
             {\"step\":2,\"n_tokens\":128,\"loss\":null,\"loss/kl\":0.5,\"eval/loss\":3.5,\
             \"eval/kl\":0.75,\"n_predictions\":64}\n\
             {\"step\":3,\"n_tokens\":192,\"loss\":2.0,\"eval/loss\":3.75,\
@@ -248,6 +259,10 @@ mod tests {
         assert_eq!(
             (training.n_steps, training.n_tokens, training.n_damaged),
             (3, 192, 2)
+        );
+        assert_eq!(
+            (training.lr, training.kl_at_start),
+            (Some(2e-4), Some(0.25))
         );
         assert_eq!(training.best, Some(Best { step: 2, loss: 3.5 }));
         assert_eq!(

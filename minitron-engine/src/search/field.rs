@@ -276,6 +276,7 @@ impl Field<'_> {
                 layers: None,
                 objective,
                 identity,
+                kl_at_start: None,
                 out_dir: dir,
                 write_best: None,
             });

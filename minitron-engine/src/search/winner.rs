@@ -7,6 +7,7 @@ use serde_json::json;
 use super::field::Field;
 use super::record::{Entry, SearchRecord};
 use crate::jobs::card::{Before, Card, Fact, facts};
+use crate::jobs::prune::errors::with_errors;
 use crate::jobs::prune::{report_of, write_plan};
 use crate::jobs::written::Written;
 use crate::train::Trained;
@@ -55,6 +56,7 @@ impl Field<'_> {
         };
         written.write(output.path())?;
         let explained = editor.plan().explain(&self.rankings, &folder.spec, None)?;
+        let explained = with_errors(explained, &editor);
         write_plan(
             &output.path().join("plan.json"),
             (editor.plan(), &self.source),

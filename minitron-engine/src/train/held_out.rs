@@ -105,25 +105,39 @@ impl<'a> Evaluation<'a> {
     /// rank sees its share of the batches.
     pub fn of(
         subjects: Vec<(&'a Transformer, &'a Objective)>,
-        mut teacher: Option<&mut (dyn Teacher + '_)>,
+        teacher: Option<&mut (dyn Teacher + '_)>,
         task: Task,
         held_out: &HeldOut,
         ranks: Ranks,
     ) -> Result<Vec<HeldOutLoss>> {
-        let _no_grad = tch::no_grad_guard();
         let _span = tracing::info_span!("evaluate", n_models = subjects.len()).entered();
         let Some(device) = subjects.first().map(|(student, _)| student.device) else {
             return Ok(Vec::new());
         };
-        let mut evaluations: Vec<Evaluation> =
-            subjects.into_iter().map(Evaluation::start).collect();
         let ranges = held_out.windows.batches(held_out.batch_size);
-        for idx in ranks.share(ranges.len()) {
+        let batch = |idx: usize| {
             let range = ranges
                 .get(idx)
                 .cloned()
                 .present("a batch of held-out text")?;
-            let batch = task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)?;
+            task.batch(held_out.windows, &range.collect::<Vec<_>>(), device)
+        };
+        let evaluations = Evaluation::over(subjects, teacher, (ranges.len(), &batch), ranks)?;
+        evaluations.into_iter().map(Evaluation::finish).collect()
+    }
+
+    /// The sums over so many batches, of which each rank sees its share.
+    pub fn over(
+        subjects: Vec<(&'a Transformer, &'a Objective)>,
+        mut teacher: Option<&mut (dyn Teacher + '_)>,
+        (n_batches, batch): (usize, &dyn Fn(usize) -> Result<Batch>),
+        ranks: Ranks,
+    ) -> Result<Vec<Self>> {
+        let _no_grad = tch::no_grad_guard();
+        let mut evaluations: Vec<Evaluation> =
+            subjects.into_iter().map(Evaluation::start).collect();
+        for idx in ranks.share(n_batches) {
+            let batch = batch(idx)?;
             let objectives = evaluations.iter().map(|evaluation| evaluation.objective);
             let output = teacher_output(objectives, teacher.as_deref_mut(), &batch)?;
             evaluations
@@ -131,7 +145,7 @@ impl<'a> Evaluation<'a> {
                 .try_for_each(|evaluation| evaluation.add(output.as_deref(), &batch))?;
         }
         // The first rank has most.
-        for _ in ranks.share(ranges.len()).len()..ranges.len().div_ceil(ranks.size()) {
+        for _ in ranks.share(n_batches).len()..n_batches.div_ceil(ranks.size()) {
             teacher.iter().try_for_each(|teacher| teacher.stand_by())?;
             evaluations
                 .iter()
@@ -140,7 +154,7 @@ impl<'a> Evaluation<'a> {
         for evaluation in &mut evaluations {
             evaluation.reduce(ranks)?;
         }
-        evaluations.into_iter().map(Evaluation::finish).collect()
+        Ok(evaluations)
     }
 
     /// Before the first batch.
@@ -272,6 +286,12 @@ impl<'a> Evaluation<'a> {
     /// What losses on states are multiplied by, from what was seen.
     pub fn factors(&self) -> Vec<f64> {
         self.objective.factors(&self.means())
+    }
+
+    /// The mean of the first loss on logits; none where nothing was predicted.
+    pub fn first_mean(&self) -> Option<f64> {
+        let has_any = self.counts.predictions > 0 && !self.objective.terms.is_empty();
+        self.means().first().copied().filter(|_| has_any)
     }
 
     fn finish(self) -> Result<HeldOutLoss> {

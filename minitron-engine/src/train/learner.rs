@@ -12,6 +12,7 @@ use super::held_out::{Best, HeldOutLoss};
 use super::metrics::{Clock, Metrics};
 use super::objective::Objective;
 use super::optimizer::{AdamW, MasterWeights};
+use super::outcome::Outcome;
 use super::reduction::Reduction;
 use super::resume::{self, State};
 use super::settings::TrainSettings;
@@ -39,6 +40,8 @@ pub struct Learner<'a> {
     pub objective: &'a Objective,
     /// Facts beyond the settings that a resumed run must share: data, models, losses.
     pub identity: Value,
+    /// What the learning rate follows from, where it was not given.
+    pub kl_at_start: Option<f64>,
     /// Folder for metrics.jsonl, logs/ and checkpoint/.
     pub out_dir: &'a Path,
     /// What becomes of the best student by held-out text.
@@ -67,36 +70,6 @@ pub struct Trained {
     pub student: MasterWeights,
     /// Those of a teacher that was corrected.
     pub teacher: Option<MasterWeights>,
-}
-
-/// How a run went.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
-    /// Steps done, earlier runs included.
-    pub n_steps: u64,
-    /// Steps planned.
-    pub n_planned: u64,
-    /// Tokens seen, earlier runs included.
-    pub n_tokens: u64,
-    /// Steps among them that changed nothing.
-    pub n_skipped: u64,
-    /// Mean loss over the predictions of the last tenth of all steps, skipped ones left out.
-    pub loss: Option<f64>,
-    /// The best evaluation, earlier runs included.
-    pub best: Option<Best>,
-    /// Whether the run was asked to end before the last of the steps it was to do.
-    pub is_interrupted: bool,
-    /// Rate of this run, the first step left out.
-    pub tokens_per_second: f64,
-    /// What a step was expected to take at its peak.
-    pub memory_bytes: u64,
-}
-
-impl Outcome {
-    /// Whether nothing is left to do.
-    pub fn is_complete(&self) -> bool {
-        self.n_steps >= self.n_planned
-    }
 }
 
 /// A learner on its way.
@@ -145,7 +118,10 @@ impl<'a> TrainState<'a> {
             Some(_) => resume::sweep(learner.out_dir),
             None => resume::clear(learner.out_dir),
         })?;
-        let state = resumed.unwrap_or_else(|| State::start(identity, begin.clone()));
+        let state = resumed.unwrap_or_else(|| State {
+            kl_at_start: learner.kl_at_start,
+            ..State::start(identity, begin.clone())
+        });
         let metrics = match ranks.is_first() {
             true => Metrics::open(learner.out_dir, &state)?,
             false => Metrics::nowhere(),
@@ -305,6 +281,9 @@ impl<'a> TrainState<'a> {
             ("elapsed_s".to_owned(), json!(self.clock.elapsed())),
             ("tokens_per_second".to_owned(), json!(self.clock.rate())),
         ]);
+        if let Some(kl) = self.saved.kl_at_start.filter(|_| self.saved.step == 1) {
+            record.insert("kl_at_start".into(), json!(kl));
+        }
         done.record(objective, &mut record);
         if let Some(evaluated) = evaluated {
             record.insert("eval/loss".into(), json!(evaluated.value()));

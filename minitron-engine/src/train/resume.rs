@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::held_out::Best;
 use super::optimizer::AdamW;
+use super::rate::StartRate;
 use super::state_files;
 use crate::data::Cursor;
 use crate::difference::differing_keys;
@@ -39,6 +40,9 @@ pub(super) struct State {
     pub elapsed_s: f64,
     /// The best evaluation so far.
     pub best: Option<Best>,
+    /// What the learning rate follows from, where it was not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_at_start: Option<f64>,
     /// Digest of all that decides the result: settings, losses, data, models.
     pub identity: serde_json::Value,
     /// Bytes of metrics.jsonl at this step; later ones are cut off on resume.
@@ -68,6 +72,7 @@ impl State {
             n_skipped_in_row: 0,
             elapsed_s: 0.0,
             best: None,
+            kl_at_start: None,
             identity,
             metrics_len: 0,
             data,
@@ -206,6 +211,19 @@ pub fn saved_cursor(out_dir: &Path) -> Option<Cursor> {
         .map(|state: State| state.data)
 }
 
+/// The learning rate that an interrupted run began with, of the newest state that can be read.
+pub fn saved_rate(out_dir: &Path) -> Option<StartRate> {
+    steps(out_dir).ok()?.into_iter().find_map(|step| {
+        let text = read_text(&step_dir(out_dir, step).join(STATE)).ok()?;
+        let state: State = serde_json::from_str(&text).ok()?;
+        let lr = state.identity["settings"]["lr"].as_f64()?;
+        (lr.is_finite() && lr > 0.0).then_some(StartRate {
+            lr,
+            kl: state.kl_at_start,
+        })
+    })
+}
+
 /// Restores the newest state that is whole; `None` where there is nothing to resume.
 ///
 /// # Errors
@@ -311,7 +329,7 @@ fn is_damage(error: &Error) -> bool {
 /// Where an identity names the models behind its digests, for messages alone.
 const NAMES: &str = "names";
 
-pub(super) fn without_names(identity: &serde_json::Value) -> serde_json::Value {
+pub(crate) fn without_names(identity: &serde_json::Value) -> serde_json::Value {
     let mut identity = identity.clone();
     if let Some(inputs) = identity
         .get_mut("inputs")

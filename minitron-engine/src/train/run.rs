@@ -8,10 +8,11 @@ use tracing::{debug_span, info_span};
 
 use super::correction::Correction;
 use super::held_out::{Evaluation, HeldOut, HeldOutLoss};
-use super::learner::{Learner, Outcome, TrainState, Trained};
+use super::learner::{Learner, TrainState, Trained};
 use super::length_stage::LongWindows;
 use super::memory::StepMemory;
 use super::objective::teacher_output;
+use super::outcome::Outcome;
 use super::progress_line::ProgressLine;
 use super::saving::{Saving, Timer};
 use super::schedule::Schedule;

@@ -109,10 +109,11 @@ impl Reconstruction for LeastSquares {
                     &head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?,
                 );
             }
-            let (fit, delta_ec) = match self.folded && is_before_dropped(editor, stats) {
+            let (mut fit, delta_ec) = match self.folded && is_before_dropped(editor, stats) {
                 true => self.solve_folded(editor, stats)?,
                 false => self.solve(stats)?,
             };
+            fit.entered = self.entered(editor, &fit);
             let is_again = editor
                 .fits()
                 .iter()
@@ -188,6 +189,18 @@ impl LeastSquares {
         Ok((fit, delta_ec.transpose()?))
     }
 
+    /// What the stream lacks before a writer's part: what the writer before it left.
+    fn entered(&self, editor: &StudentEditor, fit: &Fit) -> f64 {
+        if self.target == Reference::Own || !fit.projections.is_writer {
+            return 0.0;
+        }
+        let mut earlier = editor.fits().iter().rev();
+        let last = earlier.find(|earlier| earlier.projections.is_writer);
+        // Of an earlier sweep, the last one is behind.
+        let last = last.filter(|last| last.projections.at < fit.projections.at);
+        last.map_or(0.0, |last| last.after)
+    }
+
     /// What the fit is worth, and ΔW [E, C]: none where it is zero, or helps nothing that it was
     /// not fitted to.
     fn solve(&self, stats: &ProjectionStats) -> Result<(Fit, Option<Tensor>)> {
@@ -209,6 +222,8 @@ impl LeastSquares {
             projections: stats.projections.clone(),
             before: judge.r_squared / n_tokens,
             after: left / n_tokens,
+            target: judge.target_squared / n_tokens,
+            entered: 0.0,
             ridge: ridge.filter(|_| delta_ec.is_some()),
         };
         Ok((fit, delta_ec))

@@ -147,6 +147,9 @@ fn training_words(training: &TrainingReport) -> Markup {
         (steps) " steps, " (grouped(training.n_tokens)) " tokens, "
         (grouped(training.tokens_per_second.round() as u64)) " tokens/s, "
         (duration(training.elapsed_s))
+        @if let (Some(kl), Some(lr)) = (training.kl_at_start, training.lr) {
+            ", learning rate " (format!("{lr:.1e}")) " from a KL of " (number(kl)) " at the start"
+        }
         @if let Some(loss) = training.loss { ", training loss in the end " (number(loss)) }
         @if let Some(best) = training.best {
             ", best held-out loss " (number(best.loss)) " at step " (grouped(best.step))
@@ -226,13 +229,19 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
     ];
     // Only where the scores were resampled.
     let is_resampled = cuts.iter().any(|cut| cut.explained.stable.is_some());
-    let titles = titles.into_iter().chain(is_resampled.then_some("stable"));
+    // Only where a reconstruction measured it.
+    let is_measured = cuts.iter().any(|cut| cut.explained.error.is_some());
+    let titles = titles
+        .into_iter()
+        .chain(is_resampled.then_some("stable"))
+        .chain(is_measured.then_some("costs"));
     let mut table = HtmlTable::new("Cuts, the closest calls first", titles);
     for cut in cuts {
-        let stable = cut.explained.stable;
-        let stable = Cell::sorted(stable.map_or("–".into(), percent), stable);
+        let [stable, costs] = [cut.explained.stable, cut.explained.error]
+            .map(|share| Cell::sorted(share.map_or("–".into(), percent), share));
         let cells = cut_row(cut).into_iter();
-        table.row(cells.chain(is_resampled.then_some(stable)));
+        let cells = cells.chain(is_resampled.then_some(stable));
+        table.row(cells.chain(is_measured.then_some(costs)));
     }
     let n_near = cuts.iter().filter(|cut| cut.explained.near_tie).count();
     let noun = if cuts.len() == 1 { " cut" } else { " cuts" };
@@ -242,6 +251,11 @@ fn cuts(cuts: &[CutSummary]) -> Markup {
             ". Their margin, (a − b) / |a| for a just kept and b just dropped, is below 1 % \
              (bold), and a few calibration windows more might have decided otherwise. “Near the \
              cut” lists units within 5 % of it, + kept and − dropped, at most 8 on each side."
+            @if is_measured {
+                " “Costs” is what a reconstruction left: of what the part with these units has to \
+                 add to the stream, the share that it brings the stream to lack; of channels, the \
+                 largest share that a part lacks of its input."
+            }
         }
         (table.draw())
     }

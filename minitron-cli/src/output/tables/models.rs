@@ -136,7 +136,58 @@ fn reconstruction(report: &Value) -> String {
         ),
         None => String::new(),
     };
-    format!("\nreconstructed by {}{of_fits}", tags.join(", "))
+    let errors = errors(report);
+    format!("\nreconstructed by {}{of_fits}{errors}", tags.join(", "))
+}
+
+/// By layer, the share that is lacking of what each part reads and has to write, as reconstructed,
+/// and which share comes in by the part itself.
+fn errors(report: &Value) -> String {
+    let (mut columns, mut rows) = (Vec::new(), BTreeMap::new());
+    for fit in listed(&report["fits"]) {
+        let Some(layer) = fit["layer"].as_u64() else {
+            continue;
+        };
+        let part = word(&fit["part"]);
+        let shares = match fit["writes"].as_bool() {
+            Some(true) => vec![
+                (format!("{part} writes"), "lacking"),
+                (format!("by {part}"), "error"),
+            ],
+            _ => vec![(format!("{part} reads"), "lacking")],
+        };
+        for (column, key) in shares {
+            let place = place_of(&mut columns, column);
+            // A second sweep's come last.
+            let row: &mut BTreeMap<usize, f64> = rows.entry(layer).or_default();
+            row.insert(place, fit[key].as_f64().unwrap_or(0.0));
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let header: Vec<&str> = std::iter::once("lacking, layer")
+        .chain(columns.iter().map(String::as_str))
+        .collect();
+    let mut table = table(&header);
+    for (layer, row) in rows {
+        let share = |place| {
+            row.get(&place)
+                .map(|share| format!("{:.1} %", share * 100.0))
+        };
+        let cells = (0..columns.len()).map(|place| share(place).unwrap_or_default());
+        table.add_row(std::iter::once(layer.to_string()).chain(cells));
+    }
+    format!("\n{}", right_aligned(table))
+}
+
+/// Where a column stands, at the end where it is new.
+fn place_of(columns: &mut Vec<String>, column: String) -> usize {
+    let place = columns.iter().position(|known| *known == column);
+    place.unwrap_or_else(|| {
+        columns.push(column);
+        columns.len() - 1
+    })
 }
 
 fn plan_row(name: &str, source: &Value, student: &Value) -> [String; 4] {

@@ -1,5 +1,6 @@
 //! `prune`: rank, plan, slice, reconstruct, write.
 
+pub(crate) mod errors;
 mod memory;
 pub(crate) mod options;
 pub(crate) mod planning;
@@ -13,6 +14,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use self::errors::with_errors;
 use self::memory::{Forecast, WaitingRoom, within};
 use self::planning::{Decision, decide};
 use self::reconstruction::note;
@@ -154,7 +156,7 @@ pub fn prune(
     let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
     let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
     let mut report = report_of(spec, &editor);
-    report["near_ties"] = json!(near_ties(&explained));
+    let explained = note_cuts(&mut report, explained, &editor);
     if dry_run {
         report["kept"] = json!(plan.kept);
         report["explained"] = json!(explained);
@@ -253,6 +255,16 @@ pub(crate) fn report_of(source: &ModelSpec, editor: &StudentEditor) -> Value {
 fn near_ties(explained: &BTreeMap<String, Explained>) -> Vec<&str> {
     let near = explained.iter().filter(|(_, dim)| dim.near_tie);
     near.map(|(name, _)| name.as_str()).collect()
+}
+
+/// Says which cuts are close, and gives them with what each costs.
+fn note_cuts(
+    report: &mut Value,
+    explained: BTreeMap<String, Explained>,
+    editor: &StudentEditor,
+) -> BTreeMap<String, Explained> {
+    report["near_ties"] = json!(near_ties(&explained));
+    with_errors(explained, editor)
 }
 
 pub(crate) fn write_plan(

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::errors::in_json;
 use crate::data::{DataSpec, TextOptions, files_of};
 use crate::jobs::context::{Context, at_least_1, seq_len_or_default};
 use minitron_core::calibrate::{Calibration, World};
@@ -15,9 +16,9 @@ use minitron_core::error::Result;
 use minitron_core::model::LoadOptions;
 use minitron_core::output::OutputDir;
 use minitron_core::plan::{Plan, Rankings};
-use minitron_core::reconstruct::{Fit, ReconstructInputs, StudentEditor};
+use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{ModelFolder, Role};
+use minitron_core::spec::ModelFolder;
 use minitron_core::windows::Windows;
 
 /// Options of `prune` that reconstructions share.
@@ -174,8 +175,7 @@ pub(crate) fn note(editor: &StudentEditor, report: &mut Value) {
         report["healed"] = json!(reconstructed);
     }
     if !editor.fits().is_empty() {
-        let fits: Vec<Value> = editor.fits().iter().map(in_json).collect();
-        report["fits"] = json!(fits);
+        report["fits"] = json!(in_json(editor));
     }
     if editor.is_compensated() {
         report["compensated"] = json!(editor.compensated().join("; "));
@@ -183,16 +183,4 @@ pub(crate) fn note(editor: &StudentEditor, report: &mut Value) {
     if let Some(basis) = editor.hidden_basis() {
         report["hidden_basis"] = json!(basis);
     }
-}
-
-/// A fit: mean square a token of what the projections lacked, before and after.
-fn in_json(fit: &Fit) -> Value {
-    let roles: Vec<String> = fit.projections.roles.iter().map(Role::to_string).collect();
-    json!({
-        "at": fit.projections.at.to_string(),
-        "projections": roles,
-        "before": fit.before,
-        "after": fit.after,
-        "ridge": fit.ridge,
-    })
 }

@@ -1,10 +1,12 @@
 //! `train` and `distill`: one loop, with or without a teacher.
 
+mod finish;
 pub(crate) mod identity;
 mod loading;
 pub(crate) mod losses;
 pub(crate) mod options;
 pub(crate) mod places;
+mod rate;
 pub(crate) mod settings;
 pub(crate) mod start;
 pub(crate) mod student;
@@ -26,8 +28,9 @@ use serde_json::{Value, json};
 use self::identity::identity;
 use self::losses::objective;
 use self::places::refuse;
+use self::rate::Before;
 use self::start::{WeightStart, shards_layers};
-use self::student::{StudentFolder, card_of, clear, measured, modules_of};
+use self::student::{StudentFolder, card_of, modules_of};
 use self::teacher_source::TeacherSource;
 use crate::data::{DataLoader, DataSpec, are_texts};
 use crate::jobs::card::{self, Card};
@@ -35,9 +38,8 @@ use crate::jobs::context::Context;
 use crate::jobs::eval::kept_units;
 use crate::jobs::identity::name_of;
 use crate::jobs::vocabulary::{Compared, Model, Vocabulary};
-use crate::memory::peak_bytes;
 use crate::train::{
-    Correction, Learner, LongWindows, MasterWeights, Objective, Outcome, Teacher, Trainer,
+    Correction, Learner, LongWindows, MasterWeights, Objective, StartRate, Teacher, Trainer,
 };
 use minitron_core::checkpoint::MemorySource;
 use minitron_core::error::{Error, Result};
@@ -149,39 +151,35 @@ impl Training<'_> {
         let _claim = self.claim(&start, teacher.as_ref())?;
         let vocabulary = self.vocabulary(&start, teacher.as_mut())?;
         let tokenizer = Arc::new(vocabulary.tokenizer.at(options.text.now()?));
-        let settings = options.settings(context.seed);
-        settings.check()?;
+        options.settings(context.seed).check()?;
         let teacher = teacher.as_ref();
         let objective = self.objective(&start, teacher)?;
         let loader = RefCell::new(self.loader(&start, &tokenizer)?);
         let long_loader = self.long_loader(&start, &tokenizer)?.map(RefCell::new);
         let long = self.long(long_loader.as_ref(), &start, &tokenizer)?;
         let eval_windows = options.eval_windows(context, &start.spec, &tokenizer)?;
-        let eval_windows = eval_windows.as_ref();
         let corrected = self.corrected(teacher, &objective)?;
-        let taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
+        let mut taught_by = self.taught_by(teacher, &objective, corrected.as_ref())?;
         let by_labels = self.by_labels(&start.spec)?;
-        let rate = teacher.and_then(|teaching| teaching.options.correct_teacher);
-        let correction = corrected.as_ref().map(|model| Correction {
-            model,
-            objective: &by_labels,
-            rate: rate.unwrap_or(1.0),
-        });
+        let correction = correction(teacher, corrected.as_ref(), &by_labels);
         let (student, layers) = start.load(context, options)?;
         // Fresh weights would stay in memory beside the model's own.
         start.source = Box::new(MemorySource::default());
-        let (modules, card) = (modules_of(&start)?, self.card(&start, teacher)?);
+        let task = Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?;
+        let identity = self.identity((&loader, long), eval_windows.as_ref(), &start, teacher)?;
+        let text = (&loader, task);
+        let before = Before::new(&student, taught_by.as_deref_mut(), text, &identity);
+        let (rate, settings) = self.rate(&start, teacher, before)?;
+        let (modules, card) = (modules_of(&start)?, self.card(&start, teacher, rate)?);
         let borrowed_from = vocabulary.borrowed_from.as_deref();
         let folder = StudentFolder::of(&start, (&modules, &card), borrowed_from, &student);
-        let write_best = |masters: &MasterWeights| match context.ranks.is_first() {
-            true => folder.write(masters, &out_dir.join("best"), &[]),
-            false => Ok(()),
-        };
+        let write_best = |masters: &MasterWeights| folder.write_best(masters, out_dir, context);
         let learner = Learner {
             student: &student,
             layers: layers.as_deref(),
             objective: &objective,
-            identity: self.identity((&loader, long), eval_windows, &start, teacher)?,
+            identity,
+            kl_at_start: rate.kl,
             out_dir,
             write_best: Some(&write_best),
         };
@@ -191,10 +189,12 @@ impl Training<'_> {
             correction,
             loader: &loader,
             long,
-            task: Task::of_model(&start.spec.options, tokenizer.mask(), context.seed)?,
+            task,
             settings: &settings,
             saving: options.saving(),
-            held_out: eval_windows.map(|windows| options.held_out(windows)),
+            held_out: eval_windows
+                .as_ref()
+                .map(|windows| options.held_out(windows)),
             max_skipped: options.max_skipped,
             stop_after: options.stop_after,
             ranks: context.ranks,
@@ -202,7 +202,7 @@ impl Training<'_> {
             progress: context.progress,
             interrupt: context.interrupt,
         };
-        self.finish(&trainer, &folder, teacher)
+        self.finish(&trainer, &folder, teacher, rate)
     }
 
     /// The right to write, which the first rank has for all.
@@ -296,8 +296,19 @@ impl Training<'_> {
         Ok(asked.transpose()?.flatten())
     }
 
-    fn card(&self, start: &WeightStart, teacher: Option<&TeacherSource>) -> Result<Card> {
-        card_of(self.context, self.options, start, teacher, self.losses)
+    fn card(
+        &self,
+        start: &WeightStart,
+        teacher: Option<&TeacherSource>,
+        rate: StartRate,
+    ) -> Result<Card> {
+        card_of(
+            self.context,
+            self.options,
+            start,
+            (teacher, rate),
+            self.losses,
+        )
     }
 
     /// All that decides the result besides the settings, with the models' names for messages.
@@ -326,59 +337,18 @@ impl Training<'_> {
         identity["names"] = json!({ "student": name_of(&start.dir), "teacher": teacher });
         Ok(identity)
     }
-
-    /// Trains, and writes the student where nothing is left to do.
-    fn finish(
-        &self,
-        trainer: &Trainer,
-        folder: &StudentFolder,
-        teacher: Option<&TeacherSource>,
-    ) -> Result<Value> {
-        trainer.check()?;
-        let (context, out_dir) = (self.context, self.out_dir);
-        // Nothing that was there goes before all that can be refused was.
-        context
-            .ranks
-            .first(|| match !self.resume && out_dir.exists() {
-                true => clear(out_dir),
-                false => Ok(()),
-            })?;
-        let _listening = context.interrupt.listen();
-        let (outcome, masters) = trainer.run(self.resume)?.single()?;
-        let (n_skipped, n_steps) = (outcome.n_skipped, outcome.n_steps);
-        if n_skipped > 0 {
-            let message = format!(
-                "{n_skipped} of {n_steps} steps changed nothing: their loss or gradient was not \
-                 finite"
-            );
-            context.progress.warn(&message);
-        }
-        if outcome.is_complete() && context.ranks.is_first() {
-            if let (Some(teaching), Some(correction), Some(masters)) =
-                (teacher, &trainer.correction, &masters.teacher)
-            {
-                let target = out_dir.join("teacher");
-                teaching.write(correction.model, masters, folder.card, &target)?;
-            }
-            folder.write_among(&masters.student, out_dir, &measured(out_dir))?;
-        }
-        Ok(summary(&outcome, &folder.student.spec, out_dir))
-    }
 }
 
-fn summary(outcome: &Outcome, spec: &ModelSpec, out_dir: &Path) -> Value {
-    json!({
-        "out": out_dir,
-        "n_params": spec.n_params(),
-        "n_steps": outcome.n_steps,
-        "n_planned": outcome.n_planned,
-        "n_tokens": outcome.n_tokens,
-        "loss": outcome.loss,
-        "n_skipped": outcome.n_skipped,
-        "best": outcome.best,
-        "tokens_per_second": outcome.tokens_per_second,
-        "memory": { "predicted_bytes": outcome.memory_bytes, "peak_bytes": peak_bytes() },
-        "complete": outcome.is_complete(),
-        "interrupted": outcome.is_interrupted,
+/// How the teacher learns on, where it does.
+fn correction<'m>(
+    teacher: Option<&TeacherSource>,
+    corrected: Option<&'m Transformer>,
+    by_labels: &'m Objective,
+) -> Option<Correction<'m>> {
+    let rate = teacher.and_then(|teaching| teaching.options.correct_teacher);
+    corrected.map(|model| Correction {
+        model,
+        objective: by_labels,
+        rate: rate.unwrap_or(1.0),
     })
 }

@@ -34,9 +34,10 @@ pub struct TrainingOptions {
     /// Forward passes per step.
     #[arg(long, default_value_t = Self::default().accumulate)]
     pub accumulate: usize,
-    /// Highest learning rate.
-    #[arg(long, default_value_t = Self::default().lr)]
-    pub lr: f64,
+    /// Highest learning rate [default: 1e-3; of distill, by the student's KL to its teacher at the
+    /// start]
+    #[arg(long)]
+    pub lr: Option<f64>,
     /// Learning rate after warm-up: cosine, linear, constant or wsd (warm-up, stable, decay).
     #[arg(long, default_value = "cosine")]
     pub schedule: ScheduleShape,
@@ -123,7 +124,7 @@ impl Default for TrainingOptions {
             length_stage: None,
             batch_size: settings.batch_size,
             accumulate: settings.accumulate,
-            lr: settings.lr,
+            lr: None,
             schedule: settings.schedule,
             decay_share: settings.decay_share,
             min_lr: None,

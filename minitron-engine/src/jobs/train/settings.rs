@@ -12,12 +12,14 @@ use minitron_core::windows::Windows;
 const EVAL_SAMPLES: usize = 64;
 
 impl TrainingOptions {
+    /// With the learning rate of trainings that are given none.
     pub(crate) fn settings(&self, seed: u64) -> TrainSettings {
+        let settings = TrainSettings::default();
         TrainSettings {
             n_tokens: self.tokens.0,
             batch_size: self.batch_size,
             accumulate: self.accumulate,
-            lr: self.lr,
+            lr: self.lr.unwrap_or(settings.lr),
             schedule: self.schedule,
             decay_share: self.decay_share,
             min_lr: self.min_lr,

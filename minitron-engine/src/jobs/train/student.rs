@@ -11,7 +11,7 @@ use super::teacher_source::TeacherSource;
 use crate::jobs::card::{Before, Card, Fact, facts};
 use crate::jobs::context::Context;
 use crate::jobs::written::Written;
-use crate::train::MasterWeights;
+use crate::train::{MasterWeights, StartRate};
 use minitron_core::checkpoint::{Config, WriteOptions, copy_tokenizer};
 use minitron_core::error::{IoContext, Result};
 use minitron_core::model::Transformer;
@@ -86,6 +86,19 @@ impl StudentFolder<'_> {
         output.commit()
     }
 
+    /// The best student so far, which the first rank writes for all.
+    pub fn write_best(
+        &self,
+        masters: &MasterWeights,
+        out_dir: &Path,
+        context: &Context,
+    ) -> Result<()> {
+        match context.ranks.is_first() {
+            true => self.write(masters, &out_dir.join("best"), &[]),
+            false => Ok(()),
+        }
+    }
+
     /// Beside the metrics: whole in a folder of its own first, then file by file with config.json
     /// last, so that a folder that has one has everything.
     pub fn write_among(
@@ -130,14 +143,17 @@ pub(crate) fn card_of(
     context: &Context,
     training: &TrainingOptions,
     start: &WeightStart,
-    teacher: Option<&TeacherSource>,
+    (teacher, rate): (Option<&TeacherSource>, StartRate),
     losses: &[PluginSpec],
 ) -> Result<Card> {
-    const TOLD: &str = "teacher losses data tokens seq_len batch_size accumulate lr schedule seed";
+    const TOLD: &str = "teacher losses data tokens seq_len batch_size accumulate kl_at_start lr \
+                        schedule seed";
     let mut options = serde_json::to_value(training).unwrap_or_default();
     options["teacher"] = json!(teacher.map(|teaching| teaching.name.as_str()));
     options["losses"] = json!(losses);
     options["seed"] = json!(context.seed);
+    options["lr"] = json!(rate.lr);
+    options["kl_at_start"] = json!(rate.kl.map(|kl| format!("{kl:.4}")));
     let job = if teacher.is_some() {
         "distill"
     } else {

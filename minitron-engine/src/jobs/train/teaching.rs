@@ -232,7 +232,8 @@ impl TeacherSource {
         }
     }
 
-    fn live<'a>(&'a self, context: &Context) -> Result<Box<dyn Teacher + 'a>> {
+    /// As it says things itself, past any cache.
+    pub fn live<'a>(&'a self, context: &Context) -> Result<Box<dyn Teacher + 'a>> {
         let ModelFolder {
             checkpoint, spec, ..
         } = &self.folder;
