@@ -142,9 +142,25 @@ fn masks_of_unequal_counts_are_averaged_over_all_ranks() {
 }
 
 #[test]
+fn a_stage_of_longer_windows_is_shared_too() {
+    compare(
+        "longer windows",
+        &format!("{STEPS} --length-stage 0.4:64"),
+        &[2, 3],
+    );
+}
+
+/// Whether a cache keeps the largest probabilities or draws.
+#[test]
 fn a_teachers_cache_is_written_and_read_by_all_ranks() {
+    for kept in ["--cache-type f32 --cache-top-k 16", "--cache-samples 16"] {
+        cached(kept);
+    }
+}
+
+fn cached(kept: &str) {
     let workspace = Workspace::with_teacher_and_student();
-    let words = format!("{DISTILL} {STEPS} --cache-type f32 --cache-top-k 16");
+    let words = format!("{DISTILL} {STEPS} {kept}");
     succeeds(&workspace, 1, &format!("{words} --teacher-cache a --out 1"));
     succeeds(&workspace, 2, &format!("{words} --teacher-cache b --out 2"));
     assert_same(&workspace, "1", "2", "cache");
