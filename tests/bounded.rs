@@ -37,7 +37,7 @@ fn scoring_layer_by_layer_and_pruning_keep_to_the_memory_they_are_given() {
     let limits = [
         ("scores", 500 * MIB),
         ("pruned", 300 * MIB),
-        ("reconstructed", 1500 * MIB),
+        ("reconstructed", 900 * MIB),
     ];
     let recipe = format!(
         "[[stages]]\nname = \"scores\"\ndo = \"score\"\nmodel = \"model\"\ndata = \
@@ -83,7 +83,7 @@ fn scoring_layer_by_layer_and_pruning_keep_to_the_memory_they_are_given() {
             n_bytes / MIB
         );
         assert!(
-            stage["name"] == name && peak <= limit,
+            stage["name"] == name && peak <= limit && (limit < n_bytes || name == "reconstructed"),
             "{name}: {peak} of {limit}"
         );
     }
