@@ -41,7 +41,7 @@ const TRAIN: &str = "--data text.txt --eval-data text.txt --eval-samples 2 --seq
                      --batch-size 4 --lr 3e-3 \
                      --tokens 2k --checkpoint-every 4 --eval-every 8 --keep 2";
 
-fn jobs() -> [Job; 11] {
+fn jobs() -> [Job; 12] {
     let job = |name, words, out, keeps| Job {
         name,
         words,
@@ -64,6 +64,13 @@ fn jobs() -> [Job; 11] {
         job(
             "prune",
             "prune teacher --scores scores.safetensors --mlp 24 --hidden 24",
+            "pruned",
+            OldOrNew,
+        ),
+        job(
+            "prune --max-memory",
+            "prune teacher --scores scores.safetensors --mlp 24 --hidden 24 --data text.txt \
+             --samples 8 --seq-len 32 --max-memory 4GiB",
             "pruned",
             OldOrNew,
         ),
@@ -633,6 +640,7 @@ slow_campaigns! {
     score: "score", 120 faults, 20 kills;
     score_stream: "score --stream", 120 faults, 40 kills;
     prune: "prune", 120 faults, 40 kills;
+    prune_bounded: "prune --max-memory", 120 faults, 40 kills;
     report: "report", 120 faults, 10 kills;
     plugins_new: "plugins new", 120 faults, 10 kills;
     train: "train", 120 faults, 20 kills;
