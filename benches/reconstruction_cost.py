@@ -1,11 +1,8 @@
 """What reconstructing large models takes: memory as `minitron prune --max-memory` says it, and operations, counted.
 
     .deps/venv/bin/python benches/reconstruction_cost.py --work DIR
-    .deps/venv/bin/python benches/reconstruction_cost.py --work DIR --run 1b-128k
 
-Sparse checkpoints of three shapes, halved, on 16,384 tokens (--samples 32) in batches of 4 windows of 512. Nothing is computed but with --run, which
-reconstructs that shape (zeros do, for time and memory) within the limit that was said, and reports seconds and the peak.
-Operations of N tokens, P parameters in layers of which a share p stays, E channels of which K stay, C inputs of the widest writer:
+Sparse checkpoints of three shapes, halved, on 16,384 tokens in batches of 4 windows of 512; nothing is computed. Operations of N tokens, P parameters in layers of which a share p stays, E channels of which K stay, C inputs of the widest writer:
 
     passes      2·N·P for the teacher, three times (twice for its norms); 2·N·p·P for the student, twice
     squares     2·N·(K² + E·K) for readers of a part, 2·N·(C² + K·C) for its writer, each with those held out
@@ -14,12 +11,10 @@ Operations of N tokens, P parameters in layers of which a share p stays, E chann
 """
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +28,10 @@ SHAPES = {
     "8B": (4096, 14336, 32, 8, 128, 32, 3072, 9216),
     "70B": (8192, 28672, 64, 8, 128, 80, 6144, 18432),
 }
-VOCAB, SEQ_LEN, BATCH = 128256, 512, 4
+VOCAB, SAMPLES, SEQ_LEN, BATCH = 128256, 32, 512, 4
 
 
-def make(folder, shape, samples):
+def make(folder, shape):
     names = ["HIDDEN", "MLP", "HEADS", "KV_HEADS", "HEAD_DIM", "LAYERS"]
     for name, value in zip(names, shape):
         setattr(llama_8b, name, value)
@@ -44,28 +39,24 @@ def make(folder, shape, samples):
     llama_8b.CONFIG |= dict(zip(keys, shape))
     llama_8b.write_source(folder / "model", False)
     llama_8b.write_scores(folder / "scores.safetensors")
-    np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, VOCAB, samples * SEQ_LEN))
-
-
-def command(a, folder, shape, limit):
-    return [a.minitron, "prune", folder / "model", "--scores", folder / "scores.safetensors", "--hidden", shape[6], "--mlp", shape[7],
-            "--data", folder / "tokens.npy", "--samples", a.samples, "--seq-len", SEQ_LEN, "--batch-size", BATCH,
-            "--max-memory", limit, "--out", folder / "student", "--force", "--quiet"]
+    np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, VOCAB, SAMPLES * SEQ_LEN))
 
 
 def said(a, folder, shape):
     """MiB that are asked for where too little is given."""
-    words = [str(word) for word in command(a, folder, shape, "600MiB")]
-    done = subprocess.run(words, capture_output=True, text=True)
+    words = [a.minitron, "prune", folder / "model", "--scores", folder / "scores.safetensors", "--hidden", shape[6], "--mlp", shape[7],
+             "--data", folder / "tokens.npy", "--samples", SAMPLES, "--seq-len", SEQ_LEN, "--batch-size", BATCH,
+             "--max-memory", "600MiB", "--out", folder / "student", "--quiet"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     found = re.search(r"reconstructing this model needs (\d+)MiB", done.stderr)
     if not found:
         sys.exit(done.stderr)
     return int(found[1])
 
 
-def operations(shape, samples):
+def operations(shape):
     hidden, mlp, heads, kv_heads, head_dim, layers, kept, kept_mlp = shape
-    n, width = samples * SEQ_LEN, heads * head_dim
+    n, width = SAMPLES * SEQ_LEN, heads * head_dim
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
     params = layers * (attention + 3 * hidden * mlp)
     student = layers * (kept / hidden) * (attention + 3 * hidden * kept_mlp)
@@ -79,22 +70,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--run", choices=SHAPES, action="append", default=[])
-    parser.add_argument("--samples", type=int, default=32, help="windows of 512 tokens")
     a = parser.parse_args()
     print("| shape | memory, said | operations in f32 | in f64 |\n|---|---|---|---|")
     for name, shape in SHAPES.items():
-        if a.run and name not in a.run:
-            continue
         folder = a.work / name
         folder.mkdir(parents=True, exist_ok=True)
-        make(folder, shape, a.samples)
-        limit, count = said(a, folder, shape), operations(shape, a.samples)
+        make(folder, shape)
+        limit, count = said(a, folder, shape), operations(shape)
         print(f"| {name} | {limit:,} MiB | {count['f32'] / 1e12:,.0f} T | {count['f64'] / 1e12:,.0f} T |", flush=True)
-        if name in a.run:
-            begin = time.perf_counter()
-            _, peak = llama_8b.timed(command(a, folder, shape, f"{limit}MiB"))
-            print(json.dumps({"shape": name, "seconds": round(time.perf_counter() - begin), "peak_mib": round(peak), "said_mib": limit}))
         shutil.rmtree(folder)
 
 
