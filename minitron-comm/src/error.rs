@@ -49,7 +49,15 @@ impl CommError {
             "Connection refused",
             "Failed to recv",
         ];
-        if says("Timed out") || says("timed out") || says("failed to pass monitoredBarrier") {
+        // The last is said of what was sent between two ranks, once the other call of the pair waited
+        // too long.
+        let is_late = [
+            "Timed out",
+            "timed out",
+            "failed to pass monitoredBarrier",
+            "Application timeout",
+        ];
+        if is_late.into_iter().any(says) {
             CommError::Timeout(line)
         } else if is_gone.into_iter().any(says) {
             CommError::PeerLost(line)
@@ -82,6 +90,8 @@ mod tests {
         assert!(matches!(of(closed), CommError::PeerLost(text) if !text.contains('\n')));
         let timed = "[unbound_buffer.cc:84] Timed out waiting 5000ms for recv operation";
         assert!(matches!(of(timed), CommError::Timeout(_)));
+        let paired = "[../gloo/transport/tcp/pair.cc:590] Application timeout caused pair closure";
+        assert!(matches!(of(paired), CommError::Timeout(_)));
         let late = "Ranks 2 failed to pass monitoredBarrier in 2000 ms";
         assert!(matches!(of(late), CommError::Timeout(text) if text.contains("Ranks 2")));
         assert!(matches!(of("anything else"), CommError::Backend(_)));
