@@ -199,14 +199,19 @@ def shapes():
 
 def tokens(table):
     print("\n| student | tokens | rate | KL | loss |\n|---|---|---|---|---|")
+
+    def line(label, budget, lr, cell):
+        print(f"| {label} | {budget} | {lr} | {cell['kl']:.4f} | {cell['loss']:.4f} |", flush=True)
+
+    words = text(TRAIN, 64)
     for label, model, sizes, plain, repaired in shapes():
-        words = text(TRAIN, 64)
-        rows = [("plain cut", "0", "", table.cell(plain, model, sizes, [])), ("reconstructed", "0", "", table.cell(repaired, model, sizes, words))]
-        for budget in ["12K", "40K", "400K"]:
-            rows.append(("reconstructed", budget, "3e-4", table.trained(repaired, model, sizes, words, budget, "3e-4")))
-        rows.insert(1, ("plain cut", "400K", "1e-3", table.trained(plain, model, sizes, [], "400K", "1e-3")))
-        for way, budget, lr, cell in rows:
-            print(f"| {label}, {way} | {budget} | {lr} | {cell['kl']:.4f} | {cell['loss']:.4f} |", flush=True)
+        line(f"{label}, plain cut", "0", "", table.cell(plain, model, sizes, []))
+        line(f"{label}, reconstructed", "0", "", table.cell(repaired, model, sizes, words))
+        for budget in ["12K", "40K"]:
+            line(f"{label}, reconstructed", budget, "3e-4", table.trained(repaired, model, sizes, words, budget, "3e-4"))
+    for label, model, sizes, plain, repaired in shapes():
+        line(f"{label}, plain cut", "400K", "1e-3", table.trained(plain, model, sizes, [], "400K", "1e-3"))
+        line(f"{label}, reconstructed", "400K", "3e-4", table.trained(repaired, model, sizes, words, "400K", "3e-4"))
 
 
 def rates(table):
