@@ -111,7 +111,7 @@ def main():
                 minitron("prune", teacher, "--scores", scores, *axes, *sizes, "--data", TRAIN, *WINDOWS, *words, "--out", student)
             folders = [student, *(quantised(student, a.work / "rounded" / kind.__name__, kind) for kind in [q8_0, q4_0])]
             whole, eight, four = (minitron("eval", folder, "--teacher", teacher, "--data", VALID, *WINDOWS)["kl_to_teacher"] for folder in folders)
-            print(f"| {model} | {label} | {whole:.4f} | {eight:.4f} | {eight - whole:.4f} | {four:.4f} | {four - whole:.4f} |", flush=True)
+            print(f"| {model} | {label} | {whole:.5f} | {eight:.5f} | {eight - whole:.5f} | {four:.5f} | {four - whole:.5f} |", flush=True)
 
 
 if __name__ == "__main__":

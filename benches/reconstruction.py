@@ -207,7 +207,7 @@ def tokens(table):
     for label, model, sizes, plain, repaired in shapes():
         line(f"{label}, plain cut", "0", "", table.cell(plain, model, sizes, []))
         line(f"{label}, reconstructed", "0", "", table.cell(repaired, model, sizes, words))
-        for budget in ["12K", "40K"]:
+        for budget in ["12K", "40K", "100K"]:
             line(f"{label}, reconstructed", budget, "3e-4", table.trained(repaired, model, sizes, words, budget, "3e-4"))
     for label, model, sizes, plain, repaired in shapes():
         line(f"{label}, plain cut", "400K", "1e-3", table.trained(plain, model, sizes, [], "400K", "1e-3"))
