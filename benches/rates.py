@@ -27,9 +27,9 @@ class Rates(Table):
     def texts(self, model):
         return TEXTS.get(model, (TRAIN, VALID))
 
-    def measured(self, model, student):
+    def kl(self, model, student):
         _, valid = self.texts(model)
-        return self.minitron("eval", student, "--teacher", DATA / "models" / model, *text(valid, 64))
+        return self.minitron("eval", student, "--teacher", DATA / "models" / model, *text(valid, 64))["kl_to_teacher"]
 
     def scores(self, model):
         path = self.a.work / f"{model}.safetensors"
@@ -45,7 +45,7 @@ class Rates(Table):
             words = text(self.texts(model)[0], 64) + tags if tags else []
             scores = ["--scores", self.scores(model), *AXES, *sizes]
             self.minitron("prune", DATA / "models" / model, *scores, *words, "--out", out)
-        return out, self.kept(f"{half}/{start}", lambda: {"kl": self.measured(model, out)["kl_to_teacher"]})
+        return out, self.kept(f"{half}/{start}", lambda: {"kl": self.kl(model, out)})
 
     def distilled(self, half, start, rate):
         """KL after a training at this rate."""
@@ -58,7 +58,7 @@ class Rates(Table):
         def train():
             shutil.rmtree(out, ignore_errors=True)
             report = self.minitron("distill", "--teacher", teacher, "--student", student, *words, "--out", out)
-            return {"kl": self.measured(model, out)["kl_to_teacher"], "lr": report.get("lr")}
+            return {"kl": self.kl(model, out), "lr": report.get("lr")}
 
         return self.kept(f"{half}/{start}/{a.tokens}/{a.batch_size}/{rate}", train)
 
