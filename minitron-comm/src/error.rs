@@ -49,8 +49,8 @@ impl CommError {
             "Connection refused",
             "Failed to recv",
         ];
-        // The last is said of what was sent between two ranks, once the other call of the pair waited
-        // too long.
+        // The last of what passes between two ranks, once the other call of the pair waited too
+        // long.
         let is_late = [
             "Timed out",
             "timed out",
