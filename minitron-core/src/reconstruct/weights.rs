@@ -23,15 +23,6 @@ impl StudentEditor<'_> {
         laid_out(&self.student()?, self.param(at, role, kind)?)
     }
 
-    /// The same as it was pruned, before any reconstruction replaced it.
-    ///
-    /// # Errors
-    /// As [`StudentEditor::read`].
-    pub fn read_pruned(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        let pruned = PrunedView::new(self.teacher(), self.pruned_spec(), self.plan())?;
-        laid_out(&pruned, self.param(at, role, kind)?)
-    }
-
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
     pub fn read_all_heads(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         laid_out(&self.wide_view()?, self.param(at, role, kind)?)
