@@ -36,3 +36,4 @@ pub use rotated::RotatedView;
 pub use streams::{Reference, Sweep};
 pub use tied_head::TiedHead;
 pub use view::ReconstructedView;
+pub use weights::ROWS_AT_ONCE;

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint::append_tensor;
 use crate::error::{Error, IoContext, Present, Result};
 
-/// Tensors on the CPU by name. Files are the owner's of the folder to take away.
+/// Tensors by name. Files are taken away by whoever made the folder.
 #[derive(Debug, Default)]
 pub(super) struct TensorStore {
     dir: Option<PathBuf>,

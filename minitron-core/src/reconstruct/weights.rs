@@ -39,11 +39,15 @@ impl StudentEditor<'_> {
         )
     }
 
+    /// The same place of the teacher: in the layer behind a layer of the student.
+    fn in_teacher(&self, at: At) -> At {
+        at.layer()
+            .map_or(at, |layer| at.in_layer(self.source_layer(layer)))
+    }
+
     /// The teacher's whole weight, in the layer behind a layer of the student.
     pub fn read_teacher(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        let source = at
-            .layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let source = self.in_teacher(at);
         let Some(param) = self.teacher_spec().find(source, role, kind) else {
             let message = format!("the teacher has no {role} ({kind:?}) in {source}");
             return Err(Error::Internal(message));
@@ -61,9 +65,7 @@ impl StudentEditor<'_> {
         role: Role,
         look: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
-        let source = at
-            .layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let source = self.in_teacher(at);
         let param = self.teacher_spec().find(source, role, ParamKind::Weight);
         let Some(param) = param else {
             let message = format!("the teacher has no {role} in {source}");
@@ -117,9 +119,7 @@ impl StudentEditor<'_> {
     /// As [`StudentEditor::read_teacher`].
     pub fn teachers_gain(&self, at: At, role: Role) -> Result<Tensor> {
         let gain_e = self.read_teacher(at, role, ParamKind::Weight)?;
-        let source = at
-            .layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let source = self.in_teacher(at);
         let spec = self.teacher_spec();
         let norm = spec.find(source, role, ParamKind::Weight);
         let norm = norm.and_then(|param| spec.norm_of(param));
@@ -206,9 +206,7 @@ impl StudentEditor<'_> {
     /// # Errors
     /// `Internal` where the family has no such norm.
     pub fn kept_of_norm(&self, at: At, role: Role) -> Result<Vec<usize>> {
-        let source = at
-            .layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)));
+        let source = self.in_teacher(at);
         let spec = self.teacher_spec();
         let param = spec.find(source, role, ParamKind::Weight);
         let Some(side) = param.and_then(|param| param.sides.first()) else {
@@ -247,8 +245,8 @@ fn not_in_student(name: &str) -> Error {
     Error::Internal(format!("no tensor `{name}` in the student"))
 }
 
-/// Rows that are looked at together.
-const ROWS: usize = 8192;
+/// Rows of a weight that are looked at together.
+pub const ROWS_AT_ONCE: usize = 8192;
 
 /// Outputs of a weight that are looked at together; none for all, where they are no rows.
 fn spans(source: &dyn TensorSource, param: &Param) -> Vec<Option<Range<usize>>> {
@@ -256,9 +254,9 @@ fn spans(source: &dyn TensorSource, param: &Param) -> Vec<Option<Range<usize>>> 
         return vec![None];
     }
     let n_rows = n_rows(source, param);
-    let first = (0..n_rows).step_by(ROWS);
+    let first = (0..n_rows).step_by(ROWS_AT_ONCE);
     first
-        .map(|first| Some(first..n_rows.min(first + ROWS)))
+        .map(|first| Some(first..n_rows.min(first + ROWS_AT_ONCE)))
         .collect()
 }
 

@@ -8,6 +8,7 @@ use crate::memory::{LIBRARY_BYTES, mib, peak_bytes};
 use minitron_core::checkpoint::{TensorSource, WriteOptions};
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::plan::Bytes;
+use minitron_core::reconstruct::ROWS_AT_ONCE;
 use minitron_core::spec::{HIDDEN, ModelFolder, ModelSpec, Param, Role};
 
 /// How to write within a limit: what the process takes by now, and chunks of rows, which the
@@ -86,7 +87,7 @@ const SOLVED: u64 = 5;
 /// Covariance, what readers need of it, their roots, eigenvectors and libtorch's room for them.
 const BASIS: u64 = 14;
 /// Rows of a weight that are refitted together.
-const ROWS: u64 = 8192;
+const ROWS: u64 = ROWS_AT_ONCE as u64;
 
 impl Forecast {
     /// From sizes alone: N tokens a batch, E channels, K of them kept, C inputs of the widest
