@@ -39,11 +39,15 @@ const REFUSED: [&str; 0] = [];
 const UNCUT: [&str; 1] = ["modernbert without the first layer"];
 
 /// Families whose heads lose channels in rope pairs.
-const PAIRED: [&str; 16] = [
+const PAIRED: [&str; 20] = [
     "llama",
     "nemotron",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
+    "qwen2_moe",
+    "mixtral",
+    "gpt_oss",
     "mistral",
     "ministral",
     "ministral3",

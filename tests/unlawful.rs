@@ -135,11 +135,7 @@ impl Mixer for BadMixer {
 
     fn ports(&self) -> Ports {
         self.at("ports");
-        Ports {
-            readers: vec![Role::GATE, Role::UP],
-            writer: Role::DOWN,
-            written: Port::NEURONS,
-        }
+        Ports::new(vec![Role::GATE, Role::UP], Role::DOWN, Port::NEURONS)
     }
 
     fn observed(&self) -> Vec<Observed> {

@@ -613,6 +613,113 @@ def modernbert():
     }
 
 
+EXPERTS = DECODER | {
+    "num_hidden_layers": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "rope_parameters": DEFAULT,
+}
+
+
+def qwen3_moe():
+    base = EXPERTS | {"num_experts": 6, "head_dim": 16, "norm_topk_prob": True, "attention_bias": True}
+    return {
+        "dense_named": {
+            "config": base | {"mlp_only_layers": [1]},
+            "off": {
+                "attention_bias": {"attention_bias": False},
+                "renormalised": {"norm_topk_prob": False},
+                "top_k": {"num_experts_per_tok": 1},
+            },
+        },
+        "stepped_tied": {
+            "config": base
+            | {
+                "decoder_sparse_step": 2,
+                "tie_word_embeddings": True,
+                "norm_topk_prob": False,
+                "use_sliding_window": True,
+                "sliding_window": WINDOW,
+            },
+            "off": {"window": {"use_sliding_window": False}},
+        },
+        "published": {
+            "config": base | {"attention_bias": False},
+            "json": {"rope_theta": 100.0, "num_experts": 6},
+            "without": ["rope_parameters", "num_local_experts", "mlp_only_layers", "decoder_sparse_step"],
+        },
+    }
+
+
+def qwen2_moe():
+    base = EXPERTS | {"num_experts": 6, "shared_expert_intermediate_size": 36}
+    base |= {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 3}
+    return {
+        "implied": {
+            "config": base | {"mlp_only_layers": [0]},
+            "off": {
+                "qkv_bias": {"qkv_bias": False},
+                "window": {"use_sliding_window": False},
+                "renormalised": {"norm_topk_prob": True},
+            },
+        },
+        "renormalised_tied": {
+            "config": base
+            | {"norm_topk_prob": True, "qkv_bias": False, "tie_word_embeddings": True, "use_sliding_window": False},
+        },
+    }
+
+
+def mixtral():
+    base = EXPERTS | {"num_local_experts": 5, "intermediate_size": 24, "sliding_window": WINDOW}
+    return {
+        "windowed": {"config": base, "off": {"window": {"sliding_window": None}, "act": {"hidden_act": "gelu"}}},
+        "tied": {"config": base | {"sliding_window": None, "tie_word_embeddings": True, "head_dim": 16}},
+        "published": {
+            "config": base | {"sliding_window": None},
+            "json": {"rope_theta": 100.0},
+            "without": ["rope_parameters", "head_dim", "tie_word_embeddings"],
+        },
+    }
+
+
+def olmoe():
+    base = EXPERTS | {"num_experts": 6, "intermediate_size": 20, "attention_bias": True, "norm_topk_prob": True}
+    return {
+        "biased": {
+            "config": base,
+            "off": {"attention_bias": {"attention_bias": False}, "renormalised": {"norm_topk_prob": False}},
+        },
+        "published": {
+            "config": base | {"attention_bias": False, "norm_topk_prob": False},
+            "json": {"rope_theta": 100.0},
+            "without": ["rope_parameters"],
+        },
+    }
+
+
+def gpt_oss():
+    base = EXPERTS | {"num_local_experts": 5, "intermediate_size": 24, "head_dim": 16, "sliding_window": WINDOW}
+    # Bounds that bind.
+    base |= {"swiglu_limit": 0.8, "rope_parameters": YARN_BY_HAND}
+    return {
+        "implied": {
+            "config": base,
+            "off": {
+                "window": {"sliding_window": 100},
+                "limit": {"swiglu_limit": 7.0},
+                "slope": {"swiglu_alpha": 1.0},
+                "attention_bias": {"attention_bias": False},
+                "rope": {"rope_parameters": DEFAULT},
+            },
+        },
+        "explicit": {
+            "config": base | {"layer_types": [ONE, TWO, TWO, ONE], "attention_bias": False},
+            "off": {"layer_types": {"layer_types": [TWO, ONE, TWO, ONE]}},
+        },
+    }
+
+
 FAMILIES = {
     "llama": ("LlamaForCausalLM", llama),
     "nemotron": ("NemotronForCausalLM", nemotron),
@@ -620,6 +727,11 @@ FAMILIES = {
     "bert": ("BertForMaskedLM", bert),
     "qwen2": ("Qwen2ForCausalLM", qwen2),
     "qwen3": ("Qwen3ForCausalLM", qwen3),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", qwen3_moe),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", qwen2_moe),
+    "mixtral": ("MixtralForCausalLM", mixtral),
+    "olmoe": ("OlmoeForCausalLM", olmoe),
+    "gpt_oss": ("GptOssForCausalLM", gpt_oss),
     "mistral": ("MistralForCausalLM", mistral),
     "ministral": ("MinistralForCausalLM", ministral),
     "ministral3": ("Ministral3ForCausalLM", ministral3),

@@ -108,10 +108,10 @@ proptest! {
         let layers = source_layers(&spec, &plan);
         let view = PrunedView::new(&source, &spec, &plan).unwrap();
         for param in &spec.params {
-            let place = param.layer().map(|layer| layers.iter().position(|&kept| kept == layer));
-            if place == Some(None) {
+            let kept_of = |dim: &str| plan.kept.get(dim).map(Vec::as_slice);
+            let Some(place) = param.place_in(&layers, &kept_of) else {
                 continue;
-            }
+            };
             let mut wanted = source.read(&param.name()).unwrap();
             for (side, parts) in param.sides.iter().enumerate() {
                 if let Some(kept) = side_indices(parts, &spec, &plan) {
@@ -119,7 +119,7 @@ proptest! {
                     wanted = wanted.index_select(side as i64, &Tensor::from_slice(&kept));
                 }
             }
-            let name = param.name_at(place.flatten());
+            let name = param.name_at(place);
             prop_assert!(view.read(&name).unwrap().equal(&wanted), "{}", name);
         }
     }

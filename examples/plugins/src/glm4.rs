@@ -78,11 +78,7 @@ impl Mixer for Neighbours {
     // The roles under which `Decoder` declares attention's weights.
     fn ports(&self) -> Ports {
         let readers = vec![Role::QUERY, Role::KEY, Role::VALUE];
-        Ports {
-            readers,
-            writer: Role::ATTENTION_OUTPUT,
-            written: Port::HEADS,
-        }
+        Ports::new(readers, Role::ATTENTION_OUTPUT, Port::HEADS)
     }
 
     // Scores of heads, and of the key/value heads that they share, come from the writer's input.

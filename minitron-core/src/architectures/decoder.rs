@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Names;
+use super::{Experts, Names};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::mixers::Mixer;
@@ -77,6 +77,8 @@ pub struct Decoder {
     pub keeps_channels: Option<&'static str>,
     /// The MLP of every layer.
     pub mlp: Mlp,
+    /// Experts in the place of some layers' MLPs.
+    pub experts: Option<Experts>,
     /// Whether the MLP reads what attention reads.
     pub parallel: bool,
     /// Factor of what sublayers add.
@@ -91,6 +93,8 @@ pub struct Decoder {
     pub max_positions: usize,
     /// What the config says of each layer, or implies by its index.
     pub patterns: Vec<ConfigKey>,
+    /// Entries that a student's config must state, since the source's may say another thing of it.
+    pub pinned: Vec<(String, Value)>,
     /// Whether `hidden = heads x head_dim` always: the family has no key for `head_dim`.
     pub square: bool,
     /// What else ties sizes to each other.
@@ -136,6 +140,7 @@ impl Decoder {
                 activation: Activation::read(&config, "hidden_act", "silu")?,
                 gate: Gate::Split,
             },
+            experts: None,
             parallel: false,
             residual_scale: 1.0,
             embedding: Embedding::default(),
@@ -143,6 +148,7 @@ impl Decoder {
             tied: config.flag_or("tie_word_embeddings", false)?,
             max_positions: shape.max_positions,
             patterns: Vec::new(),
+            pinned: Vec::new(),
             square: keys.head_dim.is_none(),
             constraints: Vec::new(),
             buffers: &[],

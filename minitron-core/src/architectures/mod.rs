@@ -1,8 +1,10 @@
 //! Presets for families: what most decoders have in common, so that a family states what differs.
 
 mod decoder;
+mod experts;
 mod names;
 mod rows;
 
 pub use decoder::{AttentionBy, Bias, Decoder, Norms, stated_windows};
+pub use experts::{ExpertKeys, ExpertNames, Experts, sparse_layers};
 pub use names::Names;

@@ -1,11 +1,11 @@
 //! A decoder, written out tensor by tensor.
 
-use super::{Decoder, Norms};
+use super::{Decoder, Experts, Norms};
 use crate::error::Result;
 use crate::mixers::{Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
-    CheckpointInfo, Constraint, DEPTH, Dim, HIDDEN, Layer, ModelSpec, Options, ParamKind,
-    ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed,
+    CheckpointInfo, Constraint, DEPTH, Dim, HIDDEN, Layer, MLP, ModelSpec, Options, ParamKind,
+    ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed, split_dim,
 };
 
 impl Decoder {
@@ -45,7 +45,12 @@ impl Decoder {
                 .push(Constraint::no_head_dim(self.shape.head_dim)),
             None => {}
         }
+        for (key, value) in self.pinned {
+            spec.pinned.push((format!("{}{key}", self.scope), value));
+        }
         spec.constraints.extend(self.constraints);
+        spec.constraints
+            .extend(self.experts.as_ref().map(Experts::constraint));
         if !self.beside.is_empty() {
             spec.constraints.push(Constraint::held(
                 HIDDEN,
@@ -98,6 +103,18 @@ impl Decoder {
             pattern.enter(self.scope);
         }
         let mut dims = self.shape.dims_in(self.scope, &self.keys);
+        if let Some(experts) = &self.experts {
+            dims.retain(|dim| match split_dim(&dim.name) {
+                (MLP, Some(layer)) => !experts.is_in(layer),
+                _ => true,
+            });
+            for layer in (0..self.shape.n_layers).filter(|&layer| experts.is_in(layer)) {
+                let mut of_layer = experts.dims(layer);
+                let keys = of_layer.iter_mut().flat_map(|dim| &mut dim.stated);
+                keys.for_each(|key| key.enter(self.scope));
+                dims.append(&mut of_layer);
+            }
+        }
         for dim in dims.iter_mut().filter(|dim| dim.name == DEPTH) {
             dim.stated.append(&mut self.patterns);
         }
@@ -145,10 +162,15 @@ impl Decoder {
 
     fn layers(&self) -> Vec<Layer> {
         let mut layers = Vec::with_capacity(self.attention.len());
-        for attention in &self.attention {
+        for (layer, attention) in self.attention.iter().enumerate() {
+            let experts = self.experts.as_ref().filter(|experts| experts.is_in(layer));
+            let mlp = match experts {
+                Some(experts) => Sublayer::new(experts.moe.clone()),
+                None => Sublayer::new(self.mlp.clone()),
+            };
             let mlp = Sublayer {
                 reads_layer_input: self.parallel,
-                ..self.normed(Sublayer::new(self.mlp.clone()))
+                ..self.normed(mlp)
             };
             let attention = match self.attention_by {
                 Some(own) => Sublayer::of(own(attention)),
@@ -259,6 +281,9 @@ impl Decoder {
         let (names, stream, bias) = (&self.names, self.shape.stream(), self.bias.mlp);
         let neurons = self.shape.neurons(layer);
         self.norm_rows(table.part(layer, 1), 1);
+        if let Some(experts) = self.experts.as_ref().filter(|experts| experts.is_in(layer)) {
+            return experts.rows(table, (layer, 1), &|name| self.in_layer(name), &stream);
+        }
         let rows = match self.mlp.gate {
             Gate::None => vec![(names.up, Role::UP, neurons.clone())],
             Gate::Split => vec![

@@ -78,11 +78,7 @@ impl Mixer for Attention {
             Layout::Split => vec![Role::QUERY, Role::KEY, Role::VALUE],
             Layout::Fused | Layout::FusedByHead => vec![Role::QUERY_KEY_VALUE],
         };
-        Ports {
-            readers,
-            writer: Role::ATTENTION_OUTPUT,
-            written: Port::HEADS,
-        }
+        Ports::new(readers, Role::ATTENTION_OUTPUT, Port::HEADS)
     }
 
     fn observed(&self) -> Vec<Observed> {

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::error::Result;
 use crate::nn::{MixerContext, MixerState, PartWeights, PortTap};
-use crate::parts::{Cost, Norm, Port, Ports, Role};
+use crate::parts::{Active, Cost, Norm, Port, Ports, Role};
 
 /// What reads the residual stream and gives what is added to it: attention, an MLP. Data, made by
 /// an architecture for each layer; a family in a library may bring its own.
@@ -47,6 +47,11 @@ pub trait Mixer: Debug + Send + Sync + Any {
     /// What it costs beside its weights, given the sizes of its layer's dims by kind (0 for one
     /// that is not there).
     fn cost(&self, size: &dyn Fn(&str) -> usize) -> Cost;
+
+    /// Units of which a token goes through some alone.
+    fn active(&self) -> Option<Active> {
+        None
+    }
 
     /// Tokens up to which states of earlier ones hold: in a longer sequence all of it turns
     /// otherwise (longrope), and is computed anew.

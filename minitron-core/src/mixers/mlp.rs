@@ -38,11 +38,7 @@ impl Mixer for Mlp {
             Gate::Split => vec![Role::GATE, Role::UP],
             Gate::Fused => vec![Role::GATE_UP],
         };
-        Ports {
-            readers,
-            writer: Role::DOWN,
-            written: Port::NEURONS,
-        }
+        Ports::new(readers, Role::DOWN, Port::NEURONS)
     }
 
     fn observed(&self) -> Vec<Observed> {

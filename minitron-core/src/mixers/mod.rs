@@ -2,24 +2,31 @@
 //! is.
 //!
 //! Shape suffixes in this room: B batch, T tokens, S keys, E embed, F ffn, H query heads, G
-//! key/value heads, K head dim, Q queries of a block, C keys of one, N blocks of all sequences.
+//! key/value heads, K head dim, Q queries of a block, C keys of one, N blocks (in experts: tokens)
+//! of all sequences, X experts, R experts of a token.
 
 mod attend;
 mod attention;
 mod layout;
 mod mixer;
 mod mlp;
+mod moe;
 mod pairs;
+mod router;
+mod stacked;
 
 pub use attention::{Attention, SINKS};
 pub use layout::{Layout, QkNorm};
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use mlp::{Gate, Mlp};
+pub use moe::{EXPERT_GATES, EXPERT_OUTPUTS, Moe, SHARED, SHARED_GATE, Shared, Storage};
+pub use router::{CORRECTION, Groups, ROUTER, Router, Selection};
+pub use stacked::{Clamped, EXPERTS_DOWN, EXPERTS_GATE_UP};
 
 use std::any::Any;
 
 /// Whether a mixer is of this crate: what goes wrong in others is their library's fault.
 pub(crate) fn is_built_in(mixer: &dyn Mixer) -> bool {
     let mixer: &dyn Any = mixer;
-    mixer.is::<Attention>() || mixer.is::<Mlp>()
+    mixer.is::<Attention>() || mixer.is::<Mlp>() || mixer.is::<Moe>()
 }

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint::MemorySource;
 use crate::error::Result;
 use crate::random::SplitMix;
-use crate::spec::{At, ModelSpec, Norm, Param, ParamKind, Role};
+use crate::spec::{ModelSpec, Norm, Param, ParamKind, Role};
 
 /// 400 GB of f32; a config that says more would only make us allocate.
 const MAX_PARAMS: u64 = 100_000_000_000;
@@ -53,7 +53,7 @@ impl ModelSpec {
     /// The norm that a tensor belongs to, where it belongs to one.
     pub fn norm_of(&self, param: &Param) -> Option<Norm> {
         let options = &self.options;
-        let At::Sublayer { layer, sublayer } = param.at else {
+        let Some((layer, sublayer)) = param.at.place() else {
             let head_norm = options
                 .head
                 .as_ref()

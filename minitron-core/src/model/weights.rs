@@ -52,7 +52,7 @@ impl Parameter {
             self.tensor.f_detach()?.f_zeros_like()?
         };
         let gradient = if self.transposed {
-            gradient.f_transpose(0, 1)?
+            gradient.f_transpose(-2, -1)?
         } else {
             gradient
         };
@@ -66,7 +66,7 @@ impl Parameter {
             .f_detach()?
             .f_to_kind(self.stored_kind)?;
         let tensor = if self.transposed {
-            tensor.f_transpose(0, 1)?
+            tensor.f_transpose(-2, -1)?
         } else {
             tensor
         };
@@ -100,7 +100,7 @@ impl<'a> Weights<'a> {
         let stored = self.source.read(&name)?;
         let stored_kind = stored.f_kind()?;
         let laid_out = if param.transposed {
-            stored.f_transpose(0, 1)?
+            stored.f_transpose(-2, -1)?
         } else {
             stored
         };

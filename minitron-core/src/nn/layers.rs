@@ -24,6 +24,19 @@ impl Linear {
         linear(x, &self.weight_oi, self.bias_o.as_ref())
     }
 
+    /// The same in f32 where x or W are narrower.
+    ///
+    /// # Errors
+    /// As tensor operations do.
+    pub fn widened(&self, x: &Tensor) -> Result<Tensor> {
+        if x.f_kind()?.elt_size_in_bytes() >= 4 {
+            return self.forward(x);
+        }
+        let wide = |x: &Tensor| x.f_to_kind(Kind::Float);
+        let bias_o = self.bias_o.as_ref().map(wide).transpose()?;
+        linear(&wide(x)?, &wide(&self.weight_oi)?, bias_o.as_ref())
+    }
+
     /// The gradient on x [N, I] of one on x·Wᵀ + b [N, O]. Those of W and b are added to what they
     /// have in place, so that of a large W no second copy exists, which is what autograd makes in
     /// every call.

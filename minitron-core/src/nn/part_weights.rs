@@ -49,6 +49,14 @@ impl<'w> PartWeights<'w> {
         self.weights.size(&name)
     }
 
+    /// Those of one of the part's equal parts, an expert.
+    pub fn unit(&mut self, unit: usize) -> PartWeights<'_> {
+        PartWeights {
+            at: self.at.unit(unit),
+            weights: &mut *self.weights,
+        }
+    }
+
     /// A matrix [out | in] with its bias, where it has one.
     ///
     /// # Errors

@@ -29,6 +29,13 @@ pub enum ConfigKey {
         /// Layer by layer.
         values: Vec<Value>,
     },
+    /// Of the depth: a list of layers by their index, renumbered for those that stay.
+    Places {
+        /// Key, or path.
+        path: String,
+        /// The layers that it names.
+        layers: Vec<usize>,
+    },
 }
 
 impl ConfigKey {
@@ -59,6 +66,7 @@ impl ConfigKey {
         match self {
             ConfigKey::Scalar { path, .. }
             | ConfigKey::PerLayer { path }
+            | ConfigKey::Places { path, .. }
             | ConfigKey::Pattern { path, .. } => path,
         }
     }
@@ -68,6 +76,7 @@ impl ConfigKey {
         match self {
             ConfigKey::Scalar { path, .. }
             | ConfigKey::PerLayer { path }
+            | ConfigKey::Places { path, .. }
             | ConfigKey::Pattern { path, .. } => {
                 path.insert_str(0, scope);
             }

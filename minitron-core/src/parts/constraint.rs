@@ -25,6 +25,15 @@ pub enum Constraint {
         /// Why, for messages.
         why: &'static str,
     },
+    /// A kind has at least so many units.
+    AtLeast {
+        /// The kind.
+        kind: String,
+        /// How many.
+        least: usize,
+        /// Why, for messages.
+        why: &'static str,
+    },
     /// A kind keeps its size.
     Held {
         /// The kind.

@@ -13,13 +13,21 @@ pub const KV_HEADS: &str = "kv_heads";
 /// Kind of the pairs of channels that the rotary embedding turns together, the same ones in every
 /// head of every layer: what `head_dim` is made of.
 pub const ROPE_PAIRS: &str = "rope_pairs";
+/// Kind of the experts of a layer.
+pub const EXPERTS: &str = "experts";
+/// Kind of an expert's inner width, its own in each: `expert_mlp.3.17`.
+pub const EXPERT_MLP: &str = "expert_mlp";
+/// Kind of the inner width of the expert that all tokens go through.
+pub const SHARED_MLP: &str = "shared_mlp";
 /// The stack of layers.
 pub const DEPTH: &str = "depth";
 
-/// A named size: `hidden`, `mlp.3`, `heads.3`, `kv_heads.3`, `rope_pairs`, `depth`.
+/// A named size: `hidden`, `mlp.3`, `heads.3`, `kv_heads.3`, `rope_pairs`, `experts.3`,
+/// `expert_mlp.3.17`, `depth`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dim {
-    /// Kind, and the layer after a dot where each layer has its own.
+    /// Kind, and the layer after a dot where each layer has its own; after another one, the unit of
+    /// the layer's experts that it is inside of.
     pub name: String,
     /// Number of units.
     pub size: usize,
@@ -95,13 +103,29 @@ pub fn dim_of_layer(kind: &str, layer_idx: usize) -> String {
     format!("{kind}.{layer_idx}")
 }
 
-/// `mlp.3` to `("mlp", Some(3))`, `hidden` to `("hidden", None)`.
+/// `("expert_mlp", 3, 17)` to `expert_mlp.3.17`.
+pub fn dim_of_unit(kind: &str, layer_idx: usize, unit: usize) -> String {
+    format!("{kind}.{layer_idx}.{unit}")
+}
+
+/// `mlp.3` to `("mlp", Some(3))`, `hidden` to `("hidden", None)`; of `expert_mlp.3.17` the same as
+/// of `expert_mlp.3`.
 pub fn split_dim(name: &str) -> (&str, Option<usize>) {
-    match name
-        .rsplit_once('.')
-        .map(|(kind, layer)| (kind, layer.parse()))
-    {
-        Some((kind, Ok(layer_idx))) => (kind, Some(layer_idx)),
-        _ => (name, None),
+    let (kind, layer, _) = split_unit(name);
+    (kind, layer)
+}
+
+/// The same with the expert: `expert_mlp.3.17` to `("expert_mlp", Some(3), Some(17))`.
+pub fn split_unit(name: &str) -> (&str, Option<usize>, Option<usize>) {
+    let Some((kind, place)) = name.split_once('.') else {
+        return (name, None, None);
+    };
+    let (layer, unit) = match place.split_once('.') {
+        Some((layer, unit)) => (layer, Some(unit.parse())),
+        None => (place, None),
+    };
+    match (layer.parse(), unit.transpose()) {
+        (Ok(layer), Ok(unit)) => (kind, Some(layer), unit),
+        _ => (name, None, None),
     }
 }

@@ -14,9 +14,12 @@ mod site;
 pub use activation::Activation;
 pub use config_key::ConfigKey;
 pub use constraint::Constraint;
-pub use cost::Cost;
-pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, dim_of_layer, split_dim};
+pub use cost::{Active, Cost};
+pub use dim::{
+    DEPTH, Dim, EXPERT_MLP, EXPERTS, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, SHARED_MLP,
+    dim_of_layer, dim_of_unit, split_dim, split_unit,
+};
 pub use norm::{Norm, NormKind};
 pub use part::{At, Param, ParamKind, Part, Role, Side, SizeOf, UnitsOf, units};
 pub use rotary::{Rotary, RotaryScaling};
-pub use site::{Port, Ports, Site};
+pub use site::{Port, Ports, Site, Writer};

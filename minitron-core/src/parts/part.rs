@@ -22,6 +22,14 @@ pub enum Part {
         /// What a unit is made of.
         parts: Vec<Part>,
     },
+    /// Of a tensor that stacks experts along its first side: `block` positions for each unit of
+    /// the row's own dim, all of one size.
+    OfRow {
+        /// Full names of the dims, row after row.
+        dims: Vec<String>,
+        /// Positions a unit takes.
+        block: usize,
+    },
 }
 
 /// Sizes of dims by name.
@@ -36,6 +44,22 @@ impl Part {
             Part::Each { dim, parts } => size_of(dim)
                 .unwrap_or(0)
                 .saturating_mul(len_of(parts, size_of)),
+            Part::OfRow { dims, block } => {
+                let first = dims.first().and_then(|dim| size_of(dim));
+                first.unwrap_or(0).saturating_mul(*block)
+            }
+        }
+    }
+
+    /// The same part as it is in one row of the first side.
+    #[must_use]
+    pub fn in_row(&self, row: usize) -> Part {
+        match self {
+            Part::OfRow { dims, block } => Part::Units {
+                dim: dims.get(row).cloned().unwrap_or_default(),
+                block: *block,
+            },
+            other => other.clone(),
         }
     }
 
@@ -44,7 +68,7 @@ impl Part {
     pub fn units(&self, size_of: SizeOf) -> Option<(&str, usize)> {
         match self {
             Part::Units { dim, block } => Some((dim, *block)),
-            Part::Fixed(_) => None,
+            Part::Fixed(_) | Part::OfRow { .. } => None,
             Part::Each { dim, parts } => Some((dim, len_of(parts, size_of))),
         }
     }
@@ -66,6 +90,7 @@ impl Part {
             Part::Each { dim, parts } => std::iter::once(dim.as_str())
                 .chain(parts.iter().flat_map(Part::dims))
                 .collect(),
+            Part::OfRow { dims, .. } => dims.iter().map(String::as_str).collect(),
         }
     }
 
@@ -125,6 +150,18 @@ impl Side {
     /// Every dim whose units are somewhere along it.
     pub fn dims(&self) -> Vec<&str> {
         self.0.iter().flat_map(Part::dims).collect()
+    }
+
+    /// Whether it differs from row to row of the first side.
+    pub fn is_by_row(&self) -> bool {
+        let mut parts = self.0.iter();
+        parts.any(|part| matches!(part, Part::OfRow { .. }))
+    }
+
+    /// The same side as it is in one row of the first side.
+    #[must_use]
+    pub fn in_row(&self, row: usize) -> Side {
+        Side(self.0.iter().map(|part| part.in_row(row)).collect())
     }
 
     /// Positions of the given units in the order given, dims that are given none being whole.
@@ -234,6 +271,15 @@ pub enum At {
         /// Its place in the layer.
         sublayer: usize,
     },
+    /// In one of several equal parts of a sublayer: an expert.
+    Unit {
+        /// The layer.
+        layer: usize,
+        /// Its place in the layer.
+        sublayer: usize,
+        /// Which of them.
+        unit: usize,
+    },
 }
 
 impl At {
@@ -241,7 +287,40 @@ impl At {
     pub fn layer(self) -> Option<usize> {
         match self {
             At::Model => None,
-            At::Sublayer { layer, .. } => Some(layer),
+            At::Sublayer { layer, .. } | At::Unit { layer, .. } => Some(layer),
+        }
+    }
+
+    /// The layer and the place in it.
+    pub fn place(self) -> Option<(usize, usize)> {
+        match self {
+            At::Model => None,
+            At::Sublayer { layer, sublayer }
+            | At::Unit {
+                layer, sublayer, ..
+            } => Some((layer, sublayer)),
+        }
+    }
+
+    /// The sublayer as a whole.
+    #[must_use]
+    pub fn whole(self) -> At {
+        match self.place() {
+            None => At::Model,
+            Some((layer, sublayer)) => At::Sublayer { layer, sublayer },
+        }
+    }
+
+    /// One of its equal parts; what is around the layers has none.
+    #[must_use]
+    pub fn unit(self, unit: usize) -> At {
+        match self.place() {
+            None => At::Model,
+            Some((layer, sublayer)) => At::Unit {
+                layer,
+                sublayer,
+                unit,
+            },
         }
     }
 
@@ -251,6 +330,11 @@ impl At {
         match self {
             At::Model => At::Model,
             At::Sublayer { sublayer, .. } => At::Sublayer { layer, sublayer },
+            At::Unit { sublayer, unit, .. } => At::Unit {
+                layer,
+                sublayer,
+                unit,
+            },
         }
     }
 }
@@ -260,6 +344,11 @@ impl fmt::Display for At {
         match self {
             At::Model => f.write_str("the model"),
             At::Sublayer { layer, sublayer } => write!(f, "layer {layer}, part {sublayer}"),
+            At::Unit {
+                layer,
+                sublayer,
+                unit,
+            } => write!(f, "layer {layer}, part {sublayer}, expert {unit}"),
         }
     }
 }
@@ -276,7 +365,7 @@ pub enum ParamKind {
 /// One tensor of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
-    /// Name in the file, `{l}` for the layer.
+    /// Name in the file, `{l}` for the layer, `{e}` for the expert.
     pub template: String,
     /// Where it belongs.
     pub at: At,
@@ -284,9 +373,12 @@ pub struct Param {
     pub role: Role,
     /// Matrix or vector.
     pub kind: ParamKind,
+    /// The dim of whose units it is one's own: `experts.3`. It goes with the unit.
+    pub unit_of: Option<String>,
     /// Its sides, in stored order.
     pub sides: Vec<Side>,
-    /// Stored as [in | out], the transpose of what a linear layer multiplies with.
+    /// Stored as [in | out] (of several experts, [X | in | out]), the transpose of what a linear
+    /// layer multiplies with.
     pub transposed: bool,
     /// Other names under which the same tensor may lie in the file (ties); never read, never
     /// written.
@@ -296,7 +388,7 @@ pub struct Param {
 impl Param {
     /// Name in the file.
     pub fn name(&self) -> String {
-        self.name_at(self.layer())
+        self.name_at(self.at)
     }
 
     /// The layer it belongs to.
@@ -304,11 +396,34 @@ impl Param {
         self.at.layer()
     }
 
-    /// Name as if it belonged to another layer.
-    pub fn name_at(&self, layer: Option<usize>) -> String {
-        match layer {
-            Some(layer_idx) => self.template.replace("{l}", &layer_idx.to_string()),
-            None => self.template.clone(),
+    /// Name as if it belonged elsewhere.
+    pub fn name_at(&self, at: At) -> String {
+        match at {
+            At::Model => self.template.clone(),
+            At::Sublayer { layer, .. } => self.template.replace("{l}", &layer.to_string()),
+            At::Unit { layer, unit, .. } => {
+                let of_layer = self.template.replace("{l}", &layer.to_string());
+                of_layer.replace("{e}", &unit.to_string())
+            }
+        }
+    }
+
+    /// Where it belongs in a student of these layers and, of each dim, these units; none where its
+    /// layer or its unit goes.
+    pub fn place_in(&self, layers: &[usize], units_of: UnitsOf) -> Option<At> {
+        let at = match self.layer() {
+            None => self.at,
+            Some(layer) => {
+                let place = layers.iter().position(|&kept| kept == layer);
+                self.at.in_layer(place?)
+            }
+        };
+        match (self.at, self.unit_of.as_deref().and_then(units_of)) {
+            (At::Unit { unit, .. }, Some(kept)) => {
+                let place = kept.iter().position(|&kept| kept == unit);
+                Some(at.unit(place?))
+            }
+            _ => Some(at),
         }
     }
 

@@ -36,10 +36,30 @@ impl Port {
 pub struct Ports {
     /// Those that read the stream: they share one input. A family has some of them.
     pub readers: Vec<Role>,
-    /// The one that writes to it.
-    pub writer: Role,
-    /// Where the writer's input shows.
-    pub written: Port,
+    /// The one that writes to it; none where many do, each for some tokens.
+    pub writer: Option<Writer>,
+}
+
+/// A projection that writes to the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writer {
+    /// Which.
+    pub role: Role,
+    /// Where its input shows.
+    pub reads: Port,
+}
+
+impl Ports {
+    /// Of a mixer whose tokens all go the same way.
+    pub fn new(readers: Vec<Role>, writer: Role, reads: Port) -> Self {
+        Ports {
+            readers,
+            writer: Some(Writer {
+                role: writer,
+                reads,
+            }),
+        }
+    }
 }
 
 /// A place to observe.

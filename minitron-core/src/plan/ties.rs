@@ -130,7 +130,7 @@ impl Ties {
             let pair = match constraint {
                 Constraint::Product { of, by, .. } => [of, by],
                 Constraint::Divides { of, divisor, .. } => [of, divisor],
-                Constraint::Held { .. } => continue,
+                Constraint::Held { .. } | Constraint::AtLeast { .. } => continue,
             };
             for kind in pair {
                 if !kinds.contains(&kind.as_str()) {
@@ -268,6 +268,10 @@ impl InLayer<'_> {
                 let is_source = of_source == (Some(multiple), Some(by));
                 let is_legal = multiple.is_multiple_of(by.max(1)) || is_source;
                 (!is_legal).then(|| format!("{kind} {multiple} with {by} {divisor}: {why}"))
+            }
+            Constraint::AtLeast { kind, least, why } => {
+                let size = self.size(kind)?;
+                (size < *least).then(|| format!("{kind} {size} is below {least}: {why}"))
             }
             Constraint::Held { kind, why } => {
                 let (wanted, full) = (self.size(kind)?, self.in_source(kind)?);

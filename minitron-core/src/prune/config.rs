@@ -43,6 +43,15 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
                 {
                     config.set_at(path, of_layers(values, &layers));
                 }
+                (
+                    ConfigKey::Places {
+                        path,
+                        layers: named,
+                    },
+                    _,
+                ) if !named.is_empty() || config.get_at(path).is_some() => {
+                    config.set_at(path, places(named, &layers));
+                }
                 _ => {}
             }
         }
@@ -85,6 +94,13 @@ fn listed(spec: &ModelSpec, plan: &Plan, name: &str, layers: &[usize]) -> Vec<us
         });
     }
     sizes
+}
+
+/// Where layers that are named are among those that stay.
+fn places(named: &[usize], layers: &[usize]) -> Vec<usize> {
+    (0..layers.len())
+        .filter(|&place| layers.get(place).is_some_and(|layer| named.contains(layer)))
+        .collect()
 }
 
 fn of_layers(values: &[serde_json::Value], layers: &[usize]) -> Vec<serde_json::Value> {

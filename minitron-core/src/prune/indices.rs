@@ -3,6 +3,11 @@
 use crate::plan::Plan;
 use crate::spec::{DEPTH, ModelSpec, Side};
 
+/// The units of a dim that stay, where the plan says which.
+pub fn kept_of<'p>(plan: &'p Plan) -> impl Fn(&str) -> Option<&'p [usize]> {
+    |dim| plan.kept.get(dim).map(Vec::as_slice)
+}
+
 /// Positions along a side that stay; `None` when all of them do.
 pub fn side_indices(side: &Side, spec: &ModelSpec, plan: &Plan) -> Option<Vec<usize>> {
     let size_of = |dim: &str| spec.dims.get(dim).map(|dim| dim.size);
@@ -10,7 +15,7 @@ pub fn side_indices(side: &Side, spec: &ModelSpec, plan: &Plan) -> Option<Vec<us
         let kept = plan.kept.get(**dim);
         kept.is_some_and(|kept| Some(kept.len()) != size_of(dim))
     })?;
-    Some(side.positions(&size_of, &|dim| plan.kept.get(dim).map(Vec::as_slice)))
+    Some(side.positions(&size_of, &kept_of(plan)))
 }
 
 /// The source's layer behind each of the student's.

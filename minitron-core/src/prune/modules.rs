@@ -180,6 +180,7 @@ fn carried(name: &str, kind: ParamKind, sides: Vec<Side>) -> Param {
         at: At::Model,
         role: Role::CARRIED,
         kind,
+        unit_of: None,
         sides,
         transposed: false,
         aliases: Vec::new(),

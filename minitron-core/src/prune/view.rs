@@ -1,5 +1,6 @@
 //! A pruned model as a view over the whole one: slices on read, the source stays as it is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -7,11 +8,11 @@ use safetensors::Dtype;
 use tch::Tensor;
 
 use super::config::student_config;
-use super::indices::{side_indices, source_layers};
+use super::indices::{kept_of, side_indices, source_layers};
 use crate::checkpoint::{Config, PIECE_BYTES, TensorInfo, TensorSource, kind_of};
 use crate::error::{Error, Present, Result};
 use crate::plan::Plan;
-use crate::spec::{CheckpointInfo, ModelSpec, Param};
+use crate::spec::{CheckpointInfo, ModelSpec, Param, Side};
 
 /// The tensors of a student, read through the teacher's.
 pub struct PrunedView<'a> {
@@ -28,7 +29,21 @@ struct PrunedEntry {
     /// Kept rows of the source, ascending; `None` keeps all.
     rows: Option<Vec<usize>>,
     /// Kept elements of each row; `None` keeps all.
-    columns: Option<Vec<u32>>,
+    columns: Option<Columns>,
+}
+
+/// Which elements of a flat row stay.
+enum Columns {
+    /// The same ones in every row.
+    Same(Vec<u32>),
+    /// Others in each row of the source, an expert: along its sides, so that no list is as long as
+    /// the tensor.
+    OfRow {
+        /// Lengths of the sides behind the first.
+        shape: Vec<usize>,
+        /// Row by row, what stays of each side; `None` keeps all.
+        kept: Vec<Vec<Option<Vec<usize>>>>,
+    },
 }
 
 impl<'a> PrunedView<'a> {
@@ -40,17 +55,10 @@ impl<'a> PrunedView<'a> {
         let layers = source_layers(spec, plan);
         let mut entries = BTreeMap::new();
         for param in &spec.params {
-            let student_layer = match param.layer() {
-                Some(layer_idx) => match layers.iter().position(|&kept| kept == layer_idx) {
-                    Some(position) => Some(position),
-                    None => continue,
-                },
-                None => None,
-            };
-            entries.insert(
-                param.name_at(student_layer),
-                entry_of(source, param, spec, plan)?,
-            );
+            if let Some(place) = param.place_in(&layers, &kept_of(plan)) {
+                let name = param.name_at(place);
+                entries.insert(name, entry_of(source, param, spec, plan)?);
+            }
         }
         Ok(PrunedView { source, entries })
     }
@@ -66,21 +74,32 @@ fn entry_of(
     let mut info = source
         .info(&source_name)
         .ok_or_else(|| cannot(&source_name, "it is absent"))?;
-    let mut kept: Vec<Option<Vec<usize>>> = param
-        .sides
-        .iter()
-        .map(|side| side_indices(side, spec, plan))
-        .collect();
+    // Rows of experts differ in what they keep, not in how much: the first kept one tells.
+    let (by_row, first) = (
+        param.sides.iter().any(Side::is_by_row),
+        first_row(param, plan),
+    );
+    let in_row = |row: usize| -> Vec<Option<Vec<usize>>> {
+        let sides = param.sides.iter().map(|side| side.in_row(row));
+        sides.map(|side| side_indices(&side, spec, plan)).collect()
+    };
+    let mut kept = in_row(first);
     let mut sides = info.shape.iter().zip(&kept);
     let is_within = sides.all(|(len, kept)| kept.iter().flatten().all(|place| place < len));
     if kept.len() != info.shape.len() || !is_within {
         return Err(cannot(&source_name, "the plan goes beyond its sides"));
     }
     // Absent where a tensor has no sides.
-    let columns = columns(
-        info.shape.get(1..).unwrap_or_default(),
-        kept.get(1..).unwrap_or_default(),
-    );
+    let behind = info.shape.get(1..).unwrap_or_default();
+    let columns = match by_row && kept.iter().skip(1).any(Option::is_some) {
+        true => Some(Columns::OfRow {
+            shape: behind.to_vec(),
+            kept: (0..info.shape.first().copied().unwrap_or(0))
+                .map(|row| in_row(row).split_off(1))
+                .collect(),
+        }),
+        false => columns(behind, kept.get(1..).unwrap_or_default()).map(Columns::Same),
+    };
     let width = info.dtype.bitsize() / 8;
     let source_row_bytes = info.shape.iter().skip(1).product::<usize>() * width;
     for (len, kept) in info.shape.iter_mut().zip(&kept) {
@@ -95,6 +114,26 @@ fn entry_of(
         rows,
         columns,
     })
+}
+
+/// The first row of a tensor that stays.
+fn first_row(param: &Param, plan: &Plan) -> usize {
+    let dim = param
+        .sides
+        .first()
+        .and_then(|side| side.dims().first().copied());
+    let kept = dim.and_then(|dim| plan.kept.get(dim));
+    kept.and_then(|kept| kept.first()).copied().unwrap_or(0)
+}
+
+impl Columns {
+    /// Those of a row of the source.
+    fn of(&self, row: usize) -> Option<Cow<'_, [u32]>> {
+        match self {
+            Columns::Same(columns) => Some(Cow::Borrowed(columns)),
+            Columns::OfRow { shape, kept } => columns(shape, kept.get(row)?).map(Cow::Owned),
+        }
+    }
 }
 
 fn cannot(source_name: &str, why: &str) -> Error {
@@ -168,12 +207,13 @@ impl TensorSource for PrunedView<'_> {
             span.clear();
             self.source
                 .append_rows(&entry.source_name, from..to, &mut span)?;
-            for row in near {
+            for &row in near {
+                let columns = entry.columns.as_ref().and_then(|columns| columns.of(row));
                 let start = (row - from) * entry.source_row_bytes;
                 let row = span
                     .get(start..start + entry.source_row_bytes)
                     .present("a kept row")?;
-                slice(row, entry.columns.as_deref(), entry.width, bytes)?;
+                slice(row, columns.as_deref(), entry.width, bytes)?;
             }
             rest = far;
         }

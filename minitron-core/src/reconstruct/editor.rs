@@ -17,7 +17,9 @@ use crate::model::{Block, LoadOptions};
 use crate::plan::{Plan, Rankings};
 use crate::plugin_spec::PluginSpec;
 use crate::prune::{PrunedView, Student, source_layers};
-use crate::spec::{At, Dim, HIDDEN, ModelSpec, Role, dim_of_layer, split_dim};
+use crate::spec::{
+    At, Dim, EXPERTS, HIDDEN, ModelSpec, Role, dim_of_layer, dim_of_unit, split_unit,
+};
 
 /// What a reconstruction starts from.
 #[derive(Clone, Copy)]
@@ -341,12 +343,22 @@ impl<'a> StudentEditor<'a> {
     pub(super) fn wide_block(&self, layer_idx: usize) -> Result<Block> {
         let source_layer = self.source_layer(layer_idx);
         let mut spec = self.spec.clone();
+        let experts = self.kept(&dim_of_layer(EXPERTS, source_layer));
         // All of them: a student of one query head per key/value head has no dim for the latter.
         for whole in self.teacher_spec().dims.values() {
-            if let (kind, Some(layer)) = split_dim(&whole.name)
+            if let (kind, Some(layer), unit) = split_unit(&whole.name)
                 && layer == source_layer
+                && kind != EXPERTS
             {
-                let name = dim_of_layer(kind, layer_idx);
+                let name = match unit {
+                    None => dim_of_layer(kind, layer_idx),
+                    // None are named where all stay.
+                    Some(unit) if experts.is_empty() => dim_of_unit(kind, layer_idx, unit),
+                    Some(unit) => match experts.iter().position(|&kept| kept == unit) {
+                        Some(place) => dim_of_unit(kind, layer_idx, place),
+                        None => continue,
+                    },
+                };
                 spec.dims.insert(
                     name.clone(),
                     Dim {

@@ -127,7 +127,7 @@ impl<'a> RotatedView<'a> {
                 *side
             }
         };
-        let turned = if side == 0 {
+        let turned = if side == 0 || side + 1 < x.dim() {
             self.basis_ee.f_transpose(0, 1)?.f_matmul(&x)?
         } else {
             x.f_matmul(&self.basis_ee)?
@@ -138,7 +138,7 @@ impl<'a> RotatedView<'a> {
 
 /// A value for each place of a side.
 fn along(gain_e: &Tensor, side: usize, n_sides: usize) -> Result<Tensor> {
-    match side == 0 && n_sides > 1 {
+    match side + 1 < n_sides {
         true => Ok(gain_e.f_unsqueeze(1)?),
         false => Ok(gain_e.shallow_clone()),
     }
@@ -219,9 +219,9 @@ fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result
     let Some(side) = param.sides.iter().position(is_stream) else {
         return Ok(SideTurn::None);
     };
-    let (is_reader, norm) = match param.at {
-        At::Model => (param.role == Role::HEAD, Role::FINAL_NORM),
-        At::Sublayer { layer, sublayer } => {
+    let (is_reader, norm) = match param.at.place() {
+        None => (param.role == Role::HEAD, Role::FINAL_NORM),
+        Some((layer, sublayer)) => {
             let part = spec
                 .layers
                 .get(layer)
@@ -234,7 +234,7 @@ fn turn_of(param: &Param, source: &dyn TensorSource, spec: &ModelSpec) -> Result
     if !is_reader {
         return Ok(SideTurn::Writer(side));
     }
-    let gain = spec.find(param.at, norm, ParamKind::Weight);
+    let gain = spec.find(param.at.whole(), norm, ParamKind::Weight);
     let gain_e = gain.map(|gain| gain_of(source, spec, gain)).transpose()?;
     Ok(SideTurn::Reader(side, gain_e))
 }

@@ -214,10 +214,12 @@ impl Streams {
             return Ok(None);
         }
         let block = editor.student_block(half.layer_idx)?;
-        let ports = half.part.mixer.ports();
+        let Some(writer) = half.part.mixer.ports().writer else {
+            return Ok(None);
+        };
         let mut stats = self.stats(ProjectionSet {
             at: half.at,
-            roles: vec![ports.writer],
+            roles: vec![writer.role],
             is_writer: true,
         })?;
         stats.scale = half.part.scale;
@@ -227,7 +229,7 @@ impl Streams {
             let mut spot = Capture {
                 site: Site::Inside {
                     at: half.at,
-                    port: ports.written,
+                    port: writer.reads,
                 },
                 x: None,
             };

@@ -11,7 +11,7 @@ use super::view::ReconstructedView;
 use crate::checkpoint::{TensorSource, kind_of};
 use crate::error::{Error, Result};
 use crate::prune::{PrunedView, side_indices};
-use crate::spec::{At, HIDDEN, Param, ParamKind, Role, split_dim};
+use crate::spec::{At, EXPERTS, HIDDEN, Param, ParamKind, Role, dim_of_layer, split_dim};
 
 impl StudentEditor<'_> {
     /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
@@ -39,10 +39,20 @@ impl StudentEditor<'_> {
         )
     }
 
-    /// The same place of the teacher: in the layer behind a layer of the student.
+    /// The same place of the teacher: in the layer behind a layer of the student, in the expert
+    /// behind one of its experts.
     fn in_teacher(&self, at: At) -> At {
-        at.layer()
-            .map_or(at, |layer| at.in_layer(self.source_layer(layer)))
+        let Some(layer) = at.layer() else {
+            return at;
+        };
+        let source = at.in_layer(self.source_layer(layer));
+        match source {
+            At::Unit { layer, unit, .. } => {
+                let kept = self.kept(&dim_of_layer(EXPERTS, layer));
+                source.unit(kept.get(unit).copied().unwrap_or(unit))
+            }
+            _ => source,
+        }
     }
 
     /// The teacher's whole weight, in the layer behind a layer of the student.
@@ -137,7 +147,7 @@ impl StudentEditor<'_> {
         let info = self.student()?.info(&name);
         let info = info.ok_or_else(|| not_in_student(&name))?;
         let tensor = if is_transposed {
-            tensor.f_transpose(0, 1)?
+            tensor.f_transpose(-2, -1)?
         } else {
             tensor.shallow_clone()
         };
@@ -219,7 +229,11 @@ impl StudentEditor<'_> {
     /// Replaced weights count where pruned heads and neurons are no part of them.
     pub(super) fn wide_view(&self) -> Result<ReconstructedView<'_>> {
         let mut plan = self.plan().clone();
-        plan.kept.retain(|dim, _| split_dim(dim).1.is_none());
+        // Experts have names, which would be those of others.
+        plan.kept.retain(|dim, _| {
+            let (kind, layer) = split_dim(dim);
+            layer.is_none() || kind == EXPERTS
+        });
         let wide = PrunedView::new(self.teacher(), self.pruned_spec(), &plan)?;
         let mut changes = BTreeMap::new();
         for (name, held) in self.changes.iter() {
@@ -250,13 +264,16 @@ pub const ROWS_AT_ONCE: usize = 8192;
 
 /// Outputs of a weight that are looked at together; none for all, where they are no rows.
 fn spans(source: &dyn TensorSource, param: &Param) -> Vec<Option<Range<usize>>> {
-    if param.transposed {
-        return vec![None];
-    }
+    // Of all experts one after the other.
+    let step = match param.sides.len() {
+        3 => 1,
+        _ if param.transposed => return vec![None],
+        _ => ROWS_AT_ONCE,
+    };
     let n_rows = n_rows(source, param);
-    let first = (0..n_rows).step_by(ROWS_AT_ONCE);
+    let first = (0..n_rows).step_by(step);
     first
-        .map(|first| Some(first..n_rows.min(first + ROWS_AT_ONCE)))
+        .map(|first| Some(first..n_rows.min(first + step)))
         .collect()
 }
 
@@ -279,7 +296,7 @@ fn laid_out_rows(
     let rows = rows.unwrap_or_else(|| 0..n_rows(source, param));
     let stored = exact(&source.read_rows(&param.name(), rows)?)?;
     if param.transposed {
-        Ok(stored.f_transpose(0, 1)?.f_contiguous()?)
+        Ok(stored.f_transpose(-2, -1)?.f_contiguous()?)
     } else {
         Ok(stored)
     }

@@ -65,7 +65,7 @@ pub(super) fn classes(spec: &ModelSpec) -> Vec<(usize, usize)> {
     let n_layers = spec.layers.len();
     let mut described = vec![String::new(); n_layers];
     for param in &spec.params {
-        if let At::Sublayer { layer, sublayer } = param.at
+        if let Some((layer, sublayer)) = param.at.place()
             && let Some(text) = described.get_mut(layer)
         {
             let sides: Vec<usize> = param.sides.iter().map(|side| spec.len(side)).collect();
@@ -122,6 +122,63 @@ impl ModelSpec {
         self.n_params_at(&Sizes::new())
     }
 
+    /// Parameters that one token goes through at these sizes: of a layer's experts so many as its
+    /// router chooses, all of the rest.
+    pub fn n_active_at(&self, sizes: &Sizes) -> u64 {
+        self.n_active_of(&sizes.into())
+    }
+
+    /// The same of sizes that may differ between layers.
+    pub fn n_active_of(&self, sizes: &SizeMap) -> u64 {
+        self.total(sizes, |layer| {
+            let idle = layer.map_or(0, |layer| self.idle(layer, sizes));
+            self.volume(layer, sizes, |_| true).saturating_sub(idle)
+        })
+    }
+
+    /// Whether tokens go through some parameters alone.
+    pub fn has_idle(&self) -> bool {
+        let mut parts = self.layers.iter().flat_map(|layer| &layer.0);
+        parts.any(|part| part.mixer.active().is_some())
+    }
+
+    /// The share of tokens that go through a tensor, were experts equally busy.
+    pub fn active_share(&self, param: &Param) -> f64 {
+        let Some((layer, sublayer)) = param.at.place() else {
+            return 1.0;
+        };
+        let part = self
+            .layers
+            .get(layer)
+            .and_then(|layer| layer.0.get(sublayer));
+        let Some(active) = part.and_then(|part| part.mixer.active()) else {
+            return 1.0;
+        };
+        if !active.holds(param) {
+            return 1.0;
+        }
+        let n_units = self.size_in(layer, active.kind, &SizeMap::default());
+        (active.n as f64 / n_units.max(1) as f64).min(1.0)
+    }
+
+    /// Parameters of a layer's experts that a token does not go through.
+    fn idle(&self, layer: usize, sizes: &SizeMap) -> u64 {
+        let mut idle = 0u64;
+        for (at, part) in self.sublayers(layer) {
+            let Some(active) = part.mixer.active() else {
+                continue;
+            };
+            let n_units = self.size_in(layer, active.kind, sizes) as u64;
+            let of_units = self.volume(Some(layer), sizes, |param| {
+                active.holds(param) && param.at.whole() == at
+            });
+            let n_idle = n_units.saturating_sub(active.n as u64);
+            let share = (of_units / n_units.max(1)).saturating_mul(n_idle);
+            idle = idle.saturating_add(share);
+        }
+        idle
+    }
+
     /// Parameters of one layer.
     pub fn n_layer_params(&self, layer: usize) -> u64 {
         self.volume(Some(layer), &SizeMap::default(), |_| true)
@@ -176,7 +233,9 @@ impl ModelSpec {
     /// The size of a kind in one layer.
     fn size_in(&self, layer: usize, kind: &str, sizes: &SizeMap) -> usize {
         let of_layer = self.dims.get(&super::dim_of_layer(kind, layer));
+        let of_unit = self.dims.get(&super::dim_of_unit(kind, layer, 0));
         of_layer
+            .or(of_unit)
             .or_else(|| self.dims.get(kind))
             .map_or(0, |dim| sizes.size(&dim.name, dim.size))
     }
@@ -218,6 +277,9 @@ impl ModelSpec {
     ) -> u64 {
         let mut total = 0u64;
         for param in self.params_in(layer).filter(|param| counts(param)) {
+            if !self.stays(param, sizes) {
+                continue;
+            }
             let mut volume = 1u64;
             for side in &param.sides {
                 let len = side.len(|dim| Some(sizes.size(dim, self.dims.get(dim)?.size)));
@@ -226,6 +288,16 @@ impl ModelSpec {
             total = total.saturating_add(volume);
         }
         total
+    }
+
+    /// Whether a tensor of one unit counts where so many units stay: those of the first ones do,
+    /// since all have as many numbers.
+    fn stays(&self, param: &Param, sizes: &SizeMap) -> bool {
+        let (At::Unit { unit, .. }, Some(dim)) = (param.at, &param.unit_of) else {
+            return true;
+        };
+        let full = self.dims.get(dim).map_or(0, |dim| dim.size);
+        unit < sizes.size(dim, full)
     }
 
     /// Tensors of a layer, or of those around the layers.

@@ -1,7 +1,7 @@
 //! What an axis gives: interchangeable units that can be removed one by one.
 
-use super::split_dim;
 use super::{ModelSpec, Site};
+use super::{split_dim, split_unit};
 
 /// The units of one dim, as metrics and plans see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl PruneGroup {
                 contiguous: false,
             })
             .collect();
-        groups.sort_by_key(|group| group.layer);
+        groups.sort_by_key(|group| (group.layer, split_unit(&group.dim).2));
         groups
     }
 

@@ -27,9 +27,10 @@ mod table;
 mod unread;
 
 pub use crate::parts::{
-    Activation, At, ConfigKey, Constraint, Cost, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Norm,
-    NormKind, Param, ParamKind, Part, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, Side,
-    Site, SizeOf, UnitsOf, dim_of_layer, split_dim, units,
+    Activation, Active, At, ConfigKey, Constraint, Cost, DEPTH, Dim, EXPERT_MLP, EXPERTS, HEADS,
+    HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param, ParamKind, Part, Port, Ports, ROPE_PAIRS, Role,
+    Rotary, RotaryScaling, SHARED_MLP, Side, Site, SizeOf, UnitsOf, Writer, dim_of_layer,
+    dim_of_unit, split_dim, split_unit, units,
 };
 pub use architecture::Architecture;
 pub use axis::Axis;
@@ -40,7 +41,7 @@ pub use layer::{Embedding, Head, Layer, Sublayer};
 pub use model_folder::{CheckpointInfo, ModelFolder};
 pub use options::Options;
 pub use rotary::RotaryDefaults;
-pub use shape::{Shape, ShapeKeys};
+pub use shape::{Shape, ShapeKeys, even_step};
 pub use stated_rotary::StatedRotary;
 pub use table::{Table, fixed};
 
@@ -208,11 +209,27 @@ impl ModelSpec {
     }
 
     /// The dims of a kind, layer after layer: the one of that name, or `mlp.0`, `mlp.1`, … where
-    /// they are there.
+    /// they are there, or those of each expert.
     pub fn dims_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Dim> {
-        let of_layers = (0..self.layers.len())
-            .filter_map(move |layer| self.dims.get(&dim_of_layer(kind, layer)));
+        let of_layers = (0..self.layers.len()).flat_map(move |layer| {
+            let of_units =
+                (0..).map_while(move |unit| self.dims.get(&dim_of_unit(kind, layer, unit)));
+            let own = self.dims.get(&dim_of_layer(kind, layer));
+            own.into_iter().chain(of_units)
+        });
         self.dims.get(kind).into_iter().chain(of_layers)
+    }
+
+    /// A part of the model, and the equal parts that it has: its experts, where they are stored
+    /// one by one.
+    pub fn with_units(&self, at: At) -> Vec<At> {
+        let of_layer = self.params_in(at.layer());
+        let units = of_layer.filter(|param| param.at != at && param.at.whole() == at);
+        let mut places: Vec<At> = units.map(|param| param.at).collect();
+        places.push(at);
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     /// Size of the first dim of a kind; zero where there is none.
@@ -344,7 +361,7 @@ fn indexed(params: &[Param], dims: &BTreeMap<String, Dim>, layers: &[Layer]) -> 
             let message = format!("`{}` has the role of another tensor", param.name());
             return Err(Error::Internal(message));
         }
-        if let At::Sublayer { layer, sublayer } = param.at
+        if let Some((layer, sublayer)) = param.at.place()
             && layers
                 .get(layer)
                 .is_none_or(|layer| layer.0.len() <= sublayer)

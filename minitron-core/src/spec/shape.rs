@@ -225,7 +225,7 @@ const MAX_STEP: usize = 256;
 /// Divisibility of a width's student sizes, so that matrix units run full: the largest power of two
 /// at most a 64th of the width, at least `least`, at most 256; at least a quantisation block where
 /// the width itself consists of them. All shapes of arXiv 2407.14679 and 2408.11796 keep it.
-fn even_step(full: usize, least: usize) -> usize {
+pub fn even_step(full: usize, least: usize) -> usize {
     let power = power_of_two(full / 64);
     let is_of_blocks = full >= MIN_IN_BLOCKS && full.is_multiple_of(QUANTISATION_BLOCK);
     let least = match is_of_blocks {

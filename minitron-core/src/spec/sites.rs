@@ -1,12 +1,13 @@
 //! Where a model's dims and states can be observed, asked by dim and by port.
 
-use super::{At, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
+use super::{At, HEADS, HIDDEN, ModelSpec, ROPE_PAIRS, Sizes, dim_of_layer, split_dim, split_unit};
 use super::{Port, Site};
 
 impl ModelSpec {
-    /// Where the units of a dim are seen: at the places that mixers name for it; residual channels
-    /// at what every mixer reads.
+    /// Where the units of a dim are seen: at the places that mixers name for it, in the expert that
+    /// it is of; residual channels at what every mixer reads.
     pub fn observed_at(&self, name: &str) -> Vec<Site> {
+        let unit = split_unit(name).2;
         match split_dim(name) {
             (HIDDEN, None) => {
                 let layers = 0..self.layers.len();
@@ -29,7 +30,7 @@ impl ModelSpec {
                         .into_iter()
                         .filter(|seen| seen.kind == kind);
                     seen.map(move |seen| Site::Inside {
-                        at,
+                        at: unit.map_or(at, |unit| at.unit(unit)),
                         port: seen.port,
                     })
                 });

@@ -12,6 +12,7 @@ pub fn fixed(n: usize) -> Side {
 pub struct Table {
     prefix: String,
     at: At,
+    unit_of: Option<String>,
     params: Vec<Param>,
 }
 
@@ -21,6 +22,7 @@ impl Table {
         Table {
             prefix: prefix.into(),
             at: At::Model,
+            unit_of: None,
             params: Vec::new(),
         }
     }
@@ -28,12 +30,21 @@ impl Table {
     /// Rows from here on belong to this part of a layer.
     pub fn part(&mut self, layer: usize, sublayer: usize) -> &mut Self {
         self.at = At::Sublayer { layer, sublayer };
+        self.unit_of = None;
+        self
+    }
+
+    /// Rows from here on belong to one unit of this dim, an expert, in the same part.
+    pub fn unit(&mut self, dim: &str, unit: usize) -> &mut Self {
+        self.at = self.at.unit(unit);
+        self.unit_of = Some(dim.to_owned());
         self
     }
 
     /// Rows from here on belong to no layer.
     pub fn around(&mut self) -> &mut Self {
         self.at = At::Model;
+        self.unit_of = None;
         self
     }
 
@@ -51,6 +62,7 @@ impl Table {
             at: self.at,
             role,
             kind,
+            unit_of: self.unit_of.clone(),
             sides,
             transposed: false,
             aliases: Vec::new(),
@@ -88,9 +100,7 @@ impl Table {
             ParamKind::Weight,
             vec![input, out.clone()],
         );
-        if let Some(last) = self.params.last_mut() {
-            last.transposed = true;
-        }
+        self.transposed();
         self.tensor(&format!("{name}.bias"), role, ParamKind::Bias, vec![out])
     }
 
@@ -110,6 +120,14 @@ impl Table {
         );
         if let Some(bias) = suffixes.1 {
             self.tensor(&format!("{name}.{bias}"), role, ParamKind::Bias, vec![over]);
+        }
+        self
+    }
+
+    /// The last row lies as [in | out].
+    pub fn transposed(&mut self) -> &mut Self {
+        if let Some(last) = self.params.last_mut() {
+            last.transposed = true;
         }
         self
     }

@@ -12,7 +12,9 @@ use minitron_core::checkpoint::TensorSource;
 use minitron_core::contract::Subject;
 use minitron_core::error::{Error, Present, Result};
 use minitron_core::progress::{Progress, Recorder};
-use minitron_core::spec::{DEPTH, ModelSpec, Param, Part, PruneGroup};
+use minitron_core::spec::{
+    At, DEPTH, ModelSpec, Param, ParamKind, Part, PruneGroup, Side, split_unit,
+};
 
 /// Elements looked at together.
 const PIECE: usize = 1 << 24;
@@ -144,17 +146,17 @@ impl WeightRows {
                 false => Ok(part.f_reshape([n_units, -1])?),
             };
         }
-        let n_rows = self.rows.len() as i64;
         let mut runs = Vec::with_capacity(starts.len());
         for &start in starts {
-            let run = rows.f_narrow(side, start, n_run)?;
-            runs.push(run.f_reshape([n_rows, n_units, block])?);
+            let run = rows.f_narrow(side, start, n_run)?.f_moveaxis(side, 0)?;
+            let run = run.f_reshape([n_units, block, -1])?;
+            runs.push(run.f_transpose(1, 2)?);
         }
         let part = match runs.as_slice() {
             [one] => one.shallow_clone(),
             several => Tensor::f_cat(several, 2)?,
         };
-        Ok(part.f_transpose(0, 1)?.f_reshape([n_units, -1])?)
+        Ok(part.f_reshape([n_units, -1])?)
     }
 }
 
@@ -163,17 +165,28 @@ fn pieces(spec: &ModelSpec, group: &PruneGroup) -> Vec<WeightRows> {
     let of_depth = group.kind() == DEPTH;
     let mut pieces = Vec::new();
     for param in &spec.params {
-        pieces.extend(match of_depth {
-            true => whole(spec, param),
-            false => carrying(spec, group, param),
-        });
+        pieces.extend(
+            match (of_depth, param.at) {
+                (true, _) => param.layer().map(|layer| whole(spec, param, layer)),
+                (_, At::Unit { unit, .. }) if param.unit_of.as_ref() == Some(&group.dim) => {
+                    Some(whole(spec, param, unit))
+                }
+                _ => Some(carrying(spec, group, param)),
+            }
+            .into_iter()
+            .flatten(),
+        );
     }
     pieces
 }
 
-/// A table writes what it looks up; every other matrix reads one of its sides.
+/// A table writes what it looks up; every other matrix reads one of its sides. Experts in one
+/// tensor lie as [X | in | out].
 fn is_read(param: &Param, side_idx: usize) -> bool {
-    !param.role.is_table() && param.sides.len() == 2 && (side_idx == 0) == param.transposed
+    let is_matrix = param.kind == ParamKind::Weight && !param.role.is_table();
+    is_matrix
+        && param.sides.len() > 1
+        && side_idx + 1 + usize::from(param.transposed) == param.sides.len()
 }
 
 /// Rows of a tensor, and elements of one.
@@ -196,17 +209,15 @@ fn chunks(n: usize, elements_each: usize) -> impl Iterator<Item = Range<usize>> 
         .map(move |from| from..(from + step).min(n))
 }
 
-fn whole(spec: &ModelSpec, param: &Param) -> Vec<WeightRows> {
-    let Some(layer_idx) = param.layer() else {
-        return Vec::new();
-    };
+/// All of a tensor, as one unit.
+fn whole(spec: &ModelSpec, param: &Param, unit: usize) -> Vec<WeightRows> {
     let (n_rows, row) = rows_of(spec, param);
     let mut pieces = Vec::new();
     for rows in chunks(n_rows, row) {
         pieces.push(WeightRows {
             name: param.name(),
             rows,
-            units: layer_idx..layer_idx + 1,
+            units: unit..unit + 1,
             reads: false,
             place: None,
         });
@@ -249,6 +260,11 @@ fn runs_in(spec: &ModelSpec, group: &PruneGroup, part: &Part, start: usize) -> V
 fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<WeightRows> {
     let (n_rows, row) = rows_of(spec, param);
     let mut found = Vec::new();
+    if let Some(expert) = split_unit(&group.dim).2
+        && param.sides.iter().any(Side::is_by_row)
+    {
+        return carrying_in_row(spec, group, param, expert);
+    }
     for (side_idx, side) in param.sides.iter().enumerate() {
         let mut start = 0;
         for part in &side.0 {
@@ -258,8 +274,29 @@ fn carrying(spec: &ModelSpec, group: &PruneGroup, param: &Param) -> Vec<WeightRo
                     found.extend(rows_of_units(param, group, start, block, row));
                 }
             } else {
-                found.extend(columns_of_units(param, group, &runs, (n_rows, row)));
+                let rows = chunks(n_rows, row);
+                found.extend(columns_of_units(param, group, &runs, (side_idx, rows)));
             }
+            start += part.len(&|dim| size_of(spec, dim));
+        }
+    }
+    found
+}
+
+/// Where a tensor of all experts carries the neurons of one.
+fn carrying_in_row(
+    spec: &ModelSpec,
+    group: &PruneGroup,
+    param: &Param,
+    expert: usize,
+) -> Vec<WeightRows> {
+    let mut found = Vec::new();
+    for (side_idx, side) in param.sides.iter().enumerate().skip(1) {
+        let mut start = 0;
+        for part in side.in_row(expert).0 {
+            let runs = runs_in(spec, group, &part, start);
+            let rows = std::iter::once(expert..expert + 1);
+            found.extend(columns_of_units(param, group, &runs, (side_idx, rows)));
             start += part.len(&|dim| size_of(spec, dim));
         }
     }
@@ -294,21 +331,21 @@ fn columns_of_units(
     param: &Param,
     group: &PruneGroup,
     runs: &[(usize, usize)],
-    (n_rows, row): (usize, usize),
+    (side_idx, rows): (usize, impl Iterator<Item = Range<usize>>),
 ) -> Vec<WeightRows> {
     let Some(&(_, block)) = runs.first() else {
         return Vec::new();
     };
     let starts: Vec<i64> = runs.iter().map(|&(start, _)| start as i64).collect();
     let mut pieces = Vec::new();
-    for rows in chunks(n_rows, row) {
+    for rows in rows {
         pieces.push(WeightRows {
             name: param.name(),
             rows,
             units: 0..group.n_units,
-            reads: is_read(param, 1),
+            reads: is_read(param, side_idx),
             place: Some(UnitSpan {
-                side: 1,
+                side: side_idx as i64,
                 starts: starts.clone(),
                 block: block as i64,
             }),

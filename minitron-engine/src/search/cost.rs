@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use minitron_core::spec::{DEPTH, ModelSpec, Param, Part, split_dim};
+use minitron_core::spec::{At, DEPTH, ModelSpec, Param, Part, split_dim};
 
 /// `Σ coefficient · Π size^power` over a fixed list of kinds; equal to [`ModelSpec::n_params_at`]
 /// at every point.
@@ -72,7 +72,12 @@ fn sum_at(terms: &[Monomial], sizes: &[usize]) -> u64 {
 
 /// A tensor's volume, multiplied out: a side is a sum of parts.
 fn products(tensor: &Param, kinds: &[String], spec: &ModelSpec) -> Vec<Monomial> {
-    let mut terms = vec![(Vec::new(), 1)];
+    // Experts are alike: the first one's tensors as often as there are experts.
+    let mut terms = match (tensor.at, &tensor.unit_of) {
+        (At::Unit { unit, .. }, Some(_)) if unit > 0 => return Vec::new(),
+        (At::Unit { .. }, Some(dim)) => vec![term_of(dim, 1, kinds, spec)],
+        _ => vec![(Vec::new(), 1)],
+    };
     for side in &tensor.sides {
         terms = times(&terms, &terms_of(&side.0, kinds, spec));
     }
@@ -90,6 +95,7 @@ fn terms_of(parts: &[Part], kinds: &[String], spec: &ModelSpec) -> Vec<Monomial>
                 let unit = term_of(dim, 1, kinds, spec);
                 terms.extend(times(&[unit], &terms_of(parts, kinds, spec)));
             }
+            Part::OfRow { .. } => terms.extend(terms_of(&[part.in_row(0)], kinds, spec)),
         }
     }
     terms

@@ -55,7 +55,7 @@ impl Reconstruction for BiasCompensation {
 fn has_writer_biases(spec: &ModelSpec) -> bool {
     let mut parts = (0..spec.n_layers()).flat_map(|layer| spec.sublayers(layer));
     parts.any(|(at, part)| {
-        spec.find(at, part.mixer.ports().writer, ParamKind::Bias)
-            .is_some()
+        let writer = part.mixer.ports().writer;
+        writer.is_some_and(|writer| spec.find(at, writer.role, ParamKind::Bias).is_some())
     })
 }

@@ -122,10 +122,16 @@ impl Reconstruction for LeastSquares {
             let Some(delta_ec) = delta_ec else {
                 return Ok(());
             };
-            for &role in &stats.projections.roles {
-                let at = stats.projections.at;
-                if editor.spec().find(at, role, ParamKind::Weight).is_some() {
-                    refit(editor, role, stats, (&delta_ec, is_again))?;
+            // Experts read the same input, each for some tokens.
+            let places = match stats.projections.is_writer {
+                true => vec![stats.projections.at],
+                false => editor.spec().with_units(stats.projections.at),
+            };
+            for at in places {
+                for &role in &stats.projections.roles {
+                    if editor.spec().find(at, role, ParamKind::Weight).is_some() {
+                        refit(editor, (at, role), stats, (&delta_ec, is_again))?;
+                    }
                 }
             }
             Ok(())
@@ -151,11 +157,10 @@ fn refit_tied(
 
 fn refit(
     editor: &mut StudentEditor,
-    role: Role,
+    (at, role): (At, Role),
     stats: &ProjectionStats,
     (delta_ec, is_again): (&Tensor, bool),
 ) -> Result<()> {
-    let at = stats.projections.at;
     // Δ says what plain readers lack, and those of an earlier sweep have theirs already.
     if !stats.projections.is_writer {
         return editor.refit_reader(at, role, delta_ec, is_again);

@@ -11,7 +11,7 @@ use crate::contract::{Mixer, Observed, Rescale, RunMixer};
 use crate::error::{Error, Result};
 use crate::mixers::is_built_in;
 use crate::model::{MixerContext, MixerState, PartWeights, Port, PortTap, Ports};
-use crate::spec::{Cost, Dim, ModelSpec, Norm, Role, dim_of_layer};
+use crate::spec::{Active, Cost, Dim, ModelSpec, Norm, Role, dim_of_layer};
 
 /// Puts a guard before every mixer of the plugin's own.
 ///
@@ -59,6 +59,7 @@ struct Facts {
     norms: Vec<(Role, Norm)>,
     norms_over_units: Vec<(Role, Port)>,
     cost: Cost,
+    active: Option<Active>,
     states_hold_for: Option<usize>,
     obstacle: Option<String>,
 }
@@ -73,6 +74,7 @@ impl Facts {
             norms: mixer.norms(),
             norms_over_units: mixer.norms_over_units(),
             cost: mixer.cost(size),
+            active: mixer.active(),
             states_hold_for: mixer.states_hold_for(),
             obstacle: mixer.obstacle(),
         }
@@ -137,6 +139,10 @@ impl Mixer for GuardedMixer {
                 *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
                 Vec::new()
             })
+    }
+
+    fn active(&self) -> Option<Active> {
+        self.facts.active.clone()
     }
 
     fn states_hold_for(&self) -> Option<usize> {

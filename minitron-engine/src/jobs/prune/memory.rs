@@ -163,7 +163,10 @@ fn widest(spec: &ModelSpec, of: impl Fn(&ModelSpec, usize) -> u64) -> u64 {
 /// Inputs of the widest projection that writes to the stream.
 fn writers(spec: &ModelSpec) -> u64 {
     let parts = spec.layers.iter().flat_map(|layer| &layer.0);
-    let roles: Vec<_> = parts.map(|part| part.mixer.ports().writer).collect();
+    let roles: Vec<_> = parts
+        .filter_map(|part| part.mixer.ports().writer)
+        .map(|writer| writer.role)
+        .collect();
     let params = spec.params.iter();
     let writers = params.filter(|param| param.sides.len() > 1 && roles.contains(&param.role));
     let hidden = spec.size(HIDDEN).max(1) as u64;

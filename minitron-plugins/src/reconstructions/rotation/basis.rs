@@ -59,21 +59,28 @@ pub(super) fn needed(editor: &StudentEditor, covariance_ee: &Tensor) -> Result<T
     Ok(all_ee)
 }
 
-/// diag(g)·WᵀW·diag(g) summed over projections.
+/// diag(g)·WᵀW·diag(g) summed over projections; of experts the mean over all times those of a
+/// token.
 fn read_by(editor: &StudentEditor, at: At, readers: &[Role], norm: Role) -> Result<Option<Tensor>> {
     let mut sum: Option<Tensor> = None;
-    for &role in readers {
-        if editor.spec().find(at, role, ParamKind::Weight).is_none() {
-            continue;
+    for place in editor.spec().with_units(at) {
+        for &role in readers {
+            let Some(param) = editor.spec().find(place, role, ParamKind::Weight) else {
+                continue;
+            };
+            let share = editor.spec().active_share(param);
+            editor.for_rows_of_teacher(place, role, &mut |weight| {
+                let n_channels = weight.size().last().copied().unwrap_or(1);
+                let rows = weight.f_reshape([-1, n_channels])?;
+                let square = rows.f_transpose(0, 1)?.f_matmul(&rows)?;
+                let square = square.f_mul_scalar(share)?;
+                sum = Some(match sum.take() {
+                    Some(sum) => sum.f_add(&square)?,
+                    None => square,
+                });
+                Ok(())
+            })?;
         }
-        editor.for_rows_of_teacher(at, role, &mut |weight| {
-            let square = weight.f_transpose(0, 1)?.f_matmul(weight)?;
-            sum = Some(match sum.take() {
-                Some(sum) => sum.f_add(&square)?,
-                None => square,
-            });
-            Ok(())
-        })?;
     }
     let Some(sum) = sum else {
         return Ok(None);
