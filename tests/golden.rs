@@ -101,6 +101,10 @@ fn metrics() -> Result<Vec<Metric>> {
     let depth = ["block_influence", "norm_ratio"];
     let depth = depth.map(|tag| metric(tag.to_owned(), PluginSpec::bare(tag)));
     let mut metrics: Vec<Metric> = depth.into_iter().collect::<Result<_>>()?;
+    for of in ["mean", "sum", "frequency"] {
+        let spec = PluginSpec::bare("reap").with("of", of);
+        metrics.push(metric(format!("reap.{of}"), spec)?);
+    }
     for seq in ["mean", "l2", "var"] {
         for batch in ["mean", "l2", "var"] {
             let spec = PluginSpec::bare("activation")
@@ -125,8 +129,9 @@ fn scores_are_those_of_hooks_in_pytorch() {
             ids_bt.size()[1] as usize,
         )
         .unwrap();
-        let mut scorers =
-            ScorerSet::new(metrics().unwrap(), &groups(&folder.spec).unwrap(), 0).unwrap();
+        let mut metrics = metrics().unwrap();
+        metrics.retain(|metric| folder.spec.has_idle() || !metric.label.starts_with("reap"));
+        let mut scorers = ScorerSet::new(metrics, &groups(&folder.spec).unwrap(), 0).unwrap();
         let input = calibration(&folder.spec, &windows, 2).unwrap();
         scorers.run(&model, &input, Ranks::alone()).unwrap();
         let mut scores = scorers.finish().unwrap().by_name;

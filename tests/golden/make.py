@@ -6,7 +6,8 @@ fixtures/CASE/                  a model folder as `save_pretrained` writes it
 fixtures/CASE/expected.safetensors
     input_ids                           [2, T] i64
     logits | last_hidden_state          [2, T, V | E] f32
-    activation.SEQ.BATCH/mlp.L          [F] f64, heads.L [H], hidden [E]
+    activation.SEQ.BATCH/mlp.L          [F] f64, heads.L [H], hidden [E], experts.L [X], expert_mlp.L.X [F]
+    reap.TERM/experts.L                 [X] f64
     block_influence/depth               [layers] f64
     norm_ratio/depth                    [layers] f64
 fixtures/CASE/metrics.safetensors, for some cases: scores that need weights, gradients or a model without a layer
@@ -92,12 +93,29 @@ class Sites:
 
     def watch(self, idx, layer):
         self.block(layer, (idx, "before"), (idx, "after"))
+        if resolved(layer, "mlp.experts") is not None:
+            yield from self.watch_experts(idx, layer)
+            return
         found = ([resolved(layer, path) for path in paths] for paths in PROJECTIONS)
         heads, neurons, *reads = next(modules for modules in found if None not in modules)
         yield self.input(heads, (idx, "heads"))
         yield self.input(neurons, (idx, "neurons"))
         for part, module in enumerate(reads):
             yield self.input(module, (idx, "reads", part))
+
+    def watch_experts(self, idx, layer):
+        yield self.input(layer.self_attn.o_proj, (idx, "heads"))
+        yield self.input(layer.self_attn.q_proj, (idx, "reads", 0))
+        yield self.input(layer.mlp, (idx, "reads", 1))
+        shared = resolved(layer, "mlp.shared_expert")
+        if shared is not None:
+            yield self.input(shared.down_proj, (idx, "shared"))
+        experts = layer.mlp.experts
+
+        def keep(module, args, out):
+            self.seen[idx, "experts"], self.seen[idx, "gates"], self.seen[idx, "outputs"] = inside(module, *args)
+
+        yield experts.register_forward_hook(keep)
 
     def keep(self, key, x):
         self.seen[key] = (x[0] if isinstance(x, tuple) else x).detach().double()
@@ -113,15 +131,58 @@ class Sites:
         self.output(module, after)
 
 
+def inside(experts, x, index, weights):
+    """Of every expert its neurons [N, I], of every token the experts' weights [N, X], and with the norms of their outputs, in f64."""
+    x, weights = x.detach().double(), weights.detach().double()
+    stacked = [getattr(experts, name).detach().double() for name in ("gate_up_proj", "down_proj")]
+    biases = [getattr(experts, f"{name}_proj_bias", None) for name in ("gate_up", "down")]
+    neurons, gates, outputs = [], [], []
+    for expert in range(experts.num_experts):
+        up, down = (w[expert] if biases[0] is not None else w[expert].T for w in stacked)
+        both = x @ up
+        if biases[0] is not None:
+            inner = experts._apply_gate(both + biases[0][expert].detach().double())
+        else:
+            gate, factor = both.chunk(2, dim=-1)
+            inner = experts.act_fn(gate) * factor
+        output = inner @ down
+        if biases[1] is not None:
+            output = output + biases[1][expert].detach().double()
+        chosen = (index == expert).double()
+        gate = (chosen * weights).sum(-1)
+        neurons.append(inner * chosen.sum(-1, keepdim=True))
+        gates.append(gate)
+        outputs.append(gate * output.norm(dim=-1))
+    return neurons, torch.stack(gates, -1), torch.stack(outputs, -1)
+
+
+def of_experts(sites, idx, batch):
+    """Units of one layer's experts, and what REAP makes of them."""
+    gates, outputs = sites.seen[idx, "gates"], sites.seen[idx, "outputs"]
+    units = {f"experts.{idx}": [outputs.unflatten(0, batch)]}
+    for expert, neurons in enumerate(sites.seen[idx, "experts"]):
+        units[f"expert_mlp.{idx}.{expert}"] = [neurons.unflatten(0, batch)]
+    if (idx, "shared") in sites.seen:
+        units[f"shared_mlp.{idx}"] = [sites.seen[idx, "shared"].reshape(*batch, -1)]
+    tokens = (gates != 0).double().sum(0)
+    dim = f"experts.{idx}"
+    reap = {f"reap.mean/{dim}": outputs.sum(0) / tokens.clamp(min=1), f"reap.sum/{dim}": outputs.sum(0)}
+    return units, reap | {f"reap.frequency/{dim}": tokens}
+
+
 def scores(sites, n_heads):
     n_layers = len(sites.layers)
-    units = {}
+    units, result = {}, {}
     for idx in range(n_layers):
         heads = sites.seen[idx, "heads"]
         units[f"heads.{idx}"] = [heads.unflatten(-1, (n_heads, -1)).norm(dim=-1)]
-        units[f"mlp.{idx}"] = [sites.seen[idx, "neurons"]]
+        if (idx, "experts") in sites.seen:
+            of_layer, reap = of_experts(sites, idx, heads.shape[:2])
+            units |= of_layer
+            result |= reap
+        else:
+            units[f"mlp.{idx}"] = [sites.seen[idx, "neurons"]]
     units["hidden"] = [sites.seen[idx, "reads", norm] for idx in range(n_layers) for norm in (0, 1)]
-    result = {}
     for seq, over_tokens in AGGREGATIONS.items():
         for batch, over_samples in AGGREGATIONS.items():
             for dim, places in units.items():
@@ -273,6 +334,13 @@ SMALL = {
     "distilbert_tied": lambda: small("distilbert", "tied", dim=16, hidden_dim=12, n_layers=2),
     "modernbert_biased": lambda: small("modernbert", "biased_implied", global_attn_every_n_layers=2),
     "starcoder2_windowed": lambda: small("starcoder2", "windowed"),
+    "qwen3_moe_dense": lambda: small("qwen3_moe", "dense_named", num_experts=4, moe_intermediate_size=8),
+    "qwen2_moe_shared": lambda: small(
+        "qwen2_moe", "implied", num_experts=4, moe_intermediate_size=8, shared_expert_intermediate_size=12, mlp_only_layers=[]
+    ),
+    "mixtral_windowed": lambda: small("mixtral", "windowed", num_local_experts=4, intermediate_size=8),
+    "olmoe_biased": lambda: small("olmoe", "biased", num_experts=4, intermediate_size=8),
+    "gpt_oss_windowed": lambda: small("gpt_oss", "implied", num_local_experts=4, intermediate_size=8),
 }
 
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)

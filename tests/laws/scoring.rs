@@ -14,7 +14,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
-use minitron_core::spec::{DEPTH, Param, ParamKind, Role};
+use minitron_core::spec::{DEPTH, ModelSpec, Param, ParamKind, Role};
 use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{ActivationStore, Metric, ScorerSet, Streamed};
 use tch::{Kind as Element, Reduction, Tensor};
@@ -49,10 +49,10 @@ fn specs() -> Vec<PluginSpec> {
     specs
 }
 
-fn metrics(keep: impl Fn(&PluginSpec) -> bool) -> Result<Vec<Metric>> {
+fn metrics(model: &ModelSpec, keep: impl Fn(&PluginSpec) -> bool) -> Result<Vec<Metric>> {
     specs()
         .iter()
-        .filter(|spec| keep(spec))
+        .filter(|spec| keep(spec) && (model.has_idle() || spec.tag != "reap"))
         .map(|spec| metric(&spec.to_string()))
         .collect()
 }
@@ -78,7 +78,7 @@ fn scores_do_not_depend_on_the_batch_size() {
             score(
                 &model.source,
                 &model.spec,
-                metrics(|_| true).unwrap(),
+                metrics(&model.spec, |_| true).unwrap(),
                 &windows,
                 size,
             )
@@ -115,8 +115,12 @@ fn what_two_passes_saw_adds_up() {
         let model = Model::new(&config, 21).unwrap();
         let loaded = model.load().unwrap();
         let over = |windows| {
-            let mut scorers =
-                ScorerSet::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+            let mut scorers = ScorerSet::new(
+                metrics(&model.spec, looks).unwrap(),
+                &groups(&model.spec).unwrap(),
+                0,
+            )
+            .unwrap();
             // Which positions of an encoder are masked follows from a window's number.
             let task = calibration(&model.spec, windows, 4).unwrap();
             scorers.run(&loaded, &task, Ranks::alone()).unwrap();
@@ -194,7 +198,7 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
         let whole = score(
             &model.source,
             &model.spec,
-            metrics(streams).unwrap(),
+            metrics(&model.spec, streams).unwrap(),
             &windows,
             3,
         )
@@ -214,9 +218,13 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
                     .filter(|param| param.layer() == layer)
                     .count()
             };
+            let widest = (0..model.spec.n_layers())
+                .map(|layer| of(Some(layer)))
+                .max();
+            let widest = widest.unwrap();
             let source = Failing {
                 source: &model.source,
-                left: Cell::new(of(None) + of(Some(0)) + 3),
+                left: Cell::new(of(None) + widest + 3),
             };
             let options = LoadOptions::default();
             let from = Streamed {
@@ -225,9 +233,12 @@ fn streamed_scores_are_those_in_memory_also_after_an_interruption_anywhere() {
                 options,
                 activations: &activations,
             };
-            let mut scorers =
-                ScorerSet::new(metrics(streams).unwrap(), &groups(&model.spec).unwrap(), 0)
-                    .unwrap();
+            let mut scorers = ScorerSet::new(
+                metrics(&model.spec, streams).unwrap(),
+                &groups(&model.spec).unwrap(),
+                0,
+            )
+            .unwrap();
             let input = calibration(&model.spec, &windows, 3).unwrap();
             let done = scorers.stream(&from, &input, Ranks::alone());
             n_attempts += 1;
@@ -270,8 +281,12 @@ fn a_spill_of_other_inputs_is_not_gone_on_from() {
         options,
         activations: &activations,
     };
-    let mut scorers =
-        ScorerSet::new(metrics(looks).unwrap(), &groups(&model.spec).unwrap(), 0).unwrap();
+    let mut scorers = ScorerSet::new(
+        metrics(&model.spec, looks).unwrap(),
+        &groups(&model.spec).unwrap(),
+        0,
+    )
+    .unwrap();
     let input = calibration(&model.spec, &windows, 2).unwrap();
     assert!(scorers.stream(&from, &input, Ranks::alone()).is_err());
     assert!(

@@ -190,7 +190,7 @@ pub fn least_squares(config: &Value) -> &'static str {
 }
 
 /// Small configs of families that differ in what their layers are made of.
-pub fn families() -> [Value; 7] {
+pub fn families() -> [Value; 8] {
     [
         tiny_llama(),
         tiny_gpt2(),
@@ -199,7 +199,26 @@ pub fn families() -> [Value; 7] {
         tiny_gemma3(),
         tiny_olmo3(),
         tiny_neox(),
+        tiny_qwen2_moe(),
     ]
+}
+
+/// The same without the one that has experts: every layer has an MLP.
+pub fn dense_families() -> Vec<Value> {
+    let mut all = families().to_vec();
+    all.retain(|config| config["model_type"] != "qwen2_moe");
+    all
+}
+
+/// Three layers, of which the last has experts and one for all tokens, the others an MLP.
+pub fn tiny_qwen2_moe() -> Value {
+    serde_json::json!({
+        "model_type": "qwen2_moe", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+        "shared_expert_intermediate_size": 20, "mlp_only_layers": [0, 1],
+        "max_position_embeddings": 64, "tie_word_embeddings": false, "rms_norm_eps": 1e-6
+    })
 }
 
 /// Opens and loads a folder in f32.

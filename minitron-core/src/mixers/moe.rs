@@ -174,6 +174,7 @@ impl Mixer for Moe {
             router: self.router.load(weights)?,
             experts,
             n_experts: n_experts as i64,
+            of_expert: self.expert.shows(),
             shared,
         }))
     }
@@ -184,6 +185,8 @@ struct RunMoe {
     router: RunRouter,
     experts: RunExperts,
     n_experts: i64,
+    /// Ports of each expert.
+    of_expert: Vec<Port>,
     shared: Option<RunShared>,
 }
 
@@ -241,6 +244,11 @@ impl RunMoe {
         for (expert, lot) in lots.by_expert()? {
             let tokens_n = lot.f_div_scalar_mode(lots.per_token, "floor")?;
             let mut of_expert = tap.unit(expert, &tokens_n, batch);
+            // One without tokens runs on none where somebody looks: it is zero everywhere.
+            let is_seen = self.of_expert.iter().any(|&port| of_expert.wants(port));
+            if tokens_n.numel() == 0 && !is_seen {
+                continue;
+            }
             let mine_ne = x_ne.f_index_select(0, &tokens_n)?;
             let output_ne = match &self.experts {
                 RunExperts::OneByOne(experts) => {
@@ -317,13 +325,11 @@ impl Lots {
         })
     }
 
-    /// The experts that have any, with their places.
+    /// The experts with the places of their tokens.
     fn by_expert(&self) -> Result<Vec<(usize, Tensor)>> {
         let (mut start, mut lots) = (0, Vec::new());
         for (expert, &n) in self.counts.iter().enumerate() {
-            if n > 0 {
-                lots.push((expert, self.order.f_narrow(0, start, n)?));
-            }
+            lots.push((expert, self.order.f_narrow(0, start, n)?));
             start += n;
         }
         Ok(lots)

@@ -78,7 +78,7 @@ impl RunStacked {
         tap.show(Port::FACTOR, &up)?;
         let Clamped { limit, slope } = self.of;
         let gate = gate.f_clamp_max(limit)?;
-        let up = up.f_clamp(-limit, limit)?;
+        let up = up.f_clamp_max(limit)?.f_clamp_min(-limit)?;
         let turned = gate.f_mul_scalar(slope)?.f_sigmoid()?;
         let inner_nf = gate.f_mul(&turned)?.f_mul(&up.f_add_scalar(1.0)?)?;
         tap.show(Port::NEURONS, &inner_nf)?;

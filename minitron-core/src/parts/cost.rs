@@ -1,4 +1,5 @@
-use super::part::{At, Param, Role};
+use super::at::At;
+use super::part::{Param, Role};
 
 /// The units of a kind of which each token goes through some alone: experts.
 #[derive(Debug, Clone, PartialEq, Eq)]

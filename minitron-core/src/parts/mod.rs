@@ -2,6 +2,7 @@
 //! norms, rotations. Data only, of no model in particular.
 
 mod activation;
+mod at;
 mod config_key;
 mod constraint;
 mod cost;
@@ -12,6 +13,7 @@ mod rotary;
 mod site;
 
 pub use activation::Activation;
+pub use at::At;
 pub use config_key::ConfigKey;
 pub use constraint::Constraint;
 pub use cost::{Active, Cost};
@@ -20,6 +22,6 @@ pub use dim::{
     dim_of_layer, dim_of_unit, split_dim, split_unit,
 };
 pub use norm::{Norm, NormKind};
-pub use part::{At, Param, ParamKind, Part, Role, Side, SizeOf, UnitsOf, units};
+pub use part::{Param, ParamKind, Part, Role, Side, SizeOf, UnitsOf, units};
 pub use rotary::{Rotary, RotaryScaling};
 pub use site::{Port, Ports, Site, Writer};

@@ -1,6 +1,7 @@
 //! Places of a model where activations can be observed.
 
-use super::part::{At, Role};
+use super::at::At;
+use super::part::Role;
 
 /// A place of a sublayer, by name; a mixer from elsewhere may have ports of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

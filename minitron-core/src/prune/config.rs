@@ -23,39 +23,7 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
         config.set_at(key, value.clone());
     }
     let layers = super::source_layers(spec, plan);
-    let is_shallower = layers.len() < spec.n_layers();
-    for dim in spec.dims.values() {
-        let size = plan.kept.get(&dim.name).map(Vec::len);
-        for key in &dim.stated {
-            match (key, size) {
-                // A key that the source leaves to the family's default is added: the default may
-                // follow from another size.
-                (ConfigKey::Scalar { path, .. }, Some(size)) => {
-                    config.set_at(path, dim.stated_number(size))
-                }
-                (ConfigKey::PerLayer { path }, _) => {
-                    config.set_at(path, listed(spec, plan, &dim.name, &layers))
-                }
-                // A pattern that follows from a layer's index would be another one of the layers
-                // that stay.
-                (ConfigKey::Pattern { path, values }, _)
-                    if is_shallower || config.get_at(path).is_some() =>
-                {
-                    config.set_at(path, of_layers(values, &layers));
-                }
-                (
-                    ConfigKey::Places {
-                        path,
-                        layers: named,
-                    },
-                    _,
-                ) if !named.is_empty() || config.get_at(path).is_some() => {
-                    config.set_at(path, places(named, &layers));
-                }
-                _ => {}
-            }
-        }
-    }
+    state_sizes(&mut config, spec, plan, &layers);
     if let (Some(kept), Some(dim)) = (plan.kept.get(ROPE_PAIRS), spec.dims.get(ROPE_PAIRS))
         && kept.len() < dim.size
     {
@@ -75,6 +43,43 @@ pub fn student_config(spec: &ModelSpec, plan: &Plan) -> Config {
         config.set(LAYER_TYPES, of_layers(&list, &layers));
     }
     config
+}
+
+/// Every dim under its keys.
+fn state_sizes(config: &mut Config, spec: &ModelSpec, plan: &Plan, layers: &[usize]) {
+    let is_shallower = layers.len() < spec.n_layers();
+    for dim in spec.dims.values() {
+        let size = plan.kept.get(&dim.name).map(Vec::len);
+        for key in &dim.stated {
+            match (key, size) {
+                // A key that the source leaves to the family's default is added: the default may
+                // follow from another size.
+                (ConfigKey::Scalar { path, .. }, Some(size)) => {
+                    config.set_at(path, dim.stated_number(size))
+                }
+                (ConfigKey::PerLayer { path }, _) => {
+                    config.set_at(path, listed(spec, plan, &dim.name, layers))
+                }
+                // A pattern that follows from a layer's index would be another one of the layers
+                // that stay.
+                (ConfigKey::Pattern { path, values }, _)
+                    if is_shallower || config.get_at(path).is_some() =>
+                {
+                    config.set_at(path, of_layers(values, layers));
+                }
+                (
+                    ConfigKey::Places {
+                        path,
+                        layers: named,
+                    },
+                    _,
+                ) if !named.is_empty() || config.get_at(path).is_some() => {
+                    config.set_at(path, places(named, layers));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 fn is_whole(dim: &Dim, plan: &Plan) -> bool {

@@ -91,14 +91,14 @@ fn entry_of(
     }
     // Absent where a tensor has no sides.
     let behind = info.shape.get(1..).unwrap_or_default();
+    let behind_first = kept.get(1..).unwrap_or_default();
+    let n_rows = info.shape.first().copied().unwrap_or(0);
     let columns = match by_row && kept.iter().skip(1).any(Option::is_some) {
         true => Some(Columns::OfRow {
             shape: behind.to_vec(),
-            kept: (0..info.shape.first().copied().unwrap_or(0))
-                .map(|row| in_row(row).split_off(1))
-                .collect(),
+            kept: (0..n_rows).map(|row| in_row(row).split_off(1)).collect(),
         }),
-        false => columns(behind, kept.get(1..).unwrap_or_default()).map(Columns::Same),
+        false => columns(behind, behind_first).map(Columns::Same),
     };
     let width = info.dtype.bitsize() / 8;
     let source_row_bytes = info.shape.iter().skip(1).product::<usize>() * width;

@@ -277,10 +277,7 @@ impl ModelSpec {
     ) -> u64 {
         let mut total = 0u64;
         for param in self.params_in(layer).filter(|param| counts(param)) {
-            if !self.stays(param, sizes) {
-                continue;
-            }
-            let mut volume = 1u64;
+            let mut volume = self.n_alike(param, sizes);
             for side in &param.sides {
                 let len = side.len(|dim| Some(sizes.size(dim, self.dims.get(dim)?.size)));
                 volume = volume.saturating_mul(len as u64);
@@ -290,14 +287,17 @@ impl ModelSpec {
         total
     }
 
-    /// Whether a tensor of one unit counts where so many units stay: those of the first ones do,
-    /// since all have as many numbers.
-    fn stays(&self, param: &Param, sizes: &SizeMap) -> bool {
-        let (At::Unit { unit, .. }, Some(dim)) = (param.at, &param.unit_of) else {
-            return true;
-        };
-        let full = self.dims.get(dim).map_or(0, |dim| dim.size);
-        unit < sizes.size(dim, full)
+    /// How many tensors one stands for: that of the first unit for those of all units that stay,
+    /// which have as many numbers each.
+    fn n_alike(&self, param: &Param, sizes: &SizeMap) -> u64 {
+        match (param.at, &param.unit_of) {
+            (At::Unit { unit: 0, .. }, Some(dim)) => {
+                let full = self.dims.get(dim).map_or(0, |dim| dim.size);
+                sizes.size(dim, full) as u64
+            }
+            (At::Unit { .. }, Some(_)) => 0,
+            _ => 1,
+        }
     }
 
     /// Tensors of a layer, or of those around the layers.

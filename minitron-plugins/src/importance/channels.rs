@@ -4,7 +4,7 @@
 use minitron_core::calibrate::{Observation, Site};
 use minitron_core::contract::{Need, Scorer};
 use minitron_core::error::{Present, Result};
-use minitron_core::spec::PruneGroup;
+use minitron_core::spec::{EXPERTS, PruneGroup};
 use tch::{Kind, Tensor};
 
 use super::activation::sites;
@@ -23,10 +23,10 @@ pub(super) struct Channel {
     pub weight: f64,
 }
 
-/// Neurons and heads, whose channels one projection reads.
+/// Neurons and heads, whose channels one projection reads; of whole experts none does.
 pub(super) fn need(group: &PruneGroup) -> Option<Need> {
     // Residual channels are read in every layer, each time by several projections.
-    let is_read_once = group.layer.is_some();
+    let is_read_once = group.layer.is_some() && group.kind() != EXPERTS;
     let sites: Vec<Site> = if is_read_once {
         sites(group, false)
     } else {

@@ -9,6 +9,7 @@ mod norm_ratio;
 mod normalised_error;
 mod perplexity;
 mod random;
+mod reap;
 mod runs;
 mod task_accuracy;
 mod taylor;

@@ -111,6 +111,8 @@ fn plain_config(model_type: &str) -> Value {
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
         "max_position_embeddings": 64,
         "dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4,
+        "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24,
         "n_embd": 32, "n_inner": 48, "n_layer": 3, "n_head": 4, "n_positions": 64,
     })
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
-use minitron_core::spec::{Dim, HEADS, KV_HEADS, ModelSpec, Side, dim_of_layer, split_dim};
+use minitron_core::spec::{
+    At, Dim, HEADS, KV_HEADS, ModelSpec, Param, Side, dim_of_layer, split_dim,
+};
 use tch::Tensor;
 
 /// The units of each dim in a new order: position → unit.
@@ -54,8 +56,12 @@ pub(super) fn reordered(
 ) -> Result<MemorySource> {
     let mut moved = MemorySource::default();
     for param in &spec.params {
-        let mut tensor = source.read(&param.name())?;
+        let mut tensor = source.read(&param.name_at(behind(param, order)))?;
         for (side, of) in param.sides.iter().enumerate() {
+            if of.is_by_row() {
+                tensor = in_rows(&tensor, (side, of), spec, order)?;
+                continue;
+            }
             tensor = tensor.f_index_select(
                 side as i64,
                 &Tensor::f_from_slice(&positions(of, spec, order)?)?,
@@ -64,6 +70,37 @@ pub(super) fn reordered(
         moved.insert(param.name(), &tensor)?;
     }
     Ok(moved)
+}
+
+/// Where the tensor of a unit, an expert, comes from.
+fn behind(param: &Param, order: &UnitOrder) -> At {
+    let of_unit = param.unit_of.as_ref().and_then(|dim| order.get(dim));
+    match (param.at, of_unit) {
+        (At::Unit { unit, .. }, Some(order)) => {
+            param.at.unit(order.get(unit).copied().unwrap_or(unit))
+        }
+        _ => param.at,
+    }
+}
+
+/// A side that differs from row to row.
+fn in_rows(
+    tensor: &Tensor,
+    (side, of): (usize, &Side),
+    spec: &ModelSpec,
+    order: &UnitOrder,
+) -> Result<Tensor> {
+    let n_rows = tensor.size().first().copied().unwrap_or(0);
+    let mut rows = Vec::new();
+    for row in 0..n_rows {
+        let places = positions(&of.in_row(row as usize), spec, order)?;
+        let places = Tensor::f_from_slice(&places)?;
+        let moved = tensor
+            .f_select(0, row)?
+            .f_index_select(side as i64 - 1, &places)?;
+        rows.push(moved);
+    }
+    Ok(Tensor::f_stack(&rows, 0)?)
 }
 
 fn positions(side: &Side, spec: &ModelSpec, order: &UnitOrder) -> Result<Vec<i64>> {
