@@ -642,8 +642,10 @@ fn published_sizes_have_the_parameters_of_transformers() {
             count("without_embeddings"),
             "{name}: without embeddings"
         );
+        let active = spec.n_active_at(&Sizes::new());
+        assert_eq!(active, count("active"), "{name}: of one token");
         println!(
-            "{name:28} {:>15} {:>15}",
+            "{name:28} {:>15} {:>15} {active:>15}",
             count("total"),
             count("without_embeddings")
         );

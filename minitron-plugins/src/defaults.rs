@@ -35,6 +35,12 @@ impl Defaults for BuiltIn {
 
     fn allocator(&self, wanted: &SizeRequest) -> PluginSpec {
         let sizes = serde_json::to_value(&wanted.sizes).unwrap_or_default();
+        if let Some(params) = &wanted.active_params {
+            return PluginSpec::bare("budget")
+                .with("params", params.as_str())
+                .with("active", true)
+                .with("hold", sizes);
+        }
         match (&wanted.params, wanted.ratio, &wanted.memory) {
             (Some(params), ..) => PluginSpec::bare("budget")
                 .with("params", params.as_str())

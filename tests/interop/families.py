@@ -243,9 +243,15 @@ def count(config):
     sizes = {id(p): (name, p.numel()) for name, p in model.named_parameters()}
     # Of a model with a tower, the language model is what can be pruned.
     text = {i: n for i, (name, n) in sizes.items() if not name.startswith(TOWERS)}
+    # Of a layer's experts a token goes through a few.
+    experts = sum(n for name, n in sizes.values() if ".experts." in name)
+    settings = model.config.get_text_config()
+    n_experts = getattr(settings, "num_local_experts", None) or getattr(settings, "num_experts", 1)
+    n_idle = n_experts - (getattr(settings, "num_experts_per_tok", 1) if experts else n_experts)
     return {
         "whole": sum(n for _, n in sizes.values()),
         "total": sum(text.values()),
+        "active": sum(text.values()) - experts // n_experts * n_idle,
         "without_embeddings": sum(n for i, n in text.items() if i not in tables),
     }
 

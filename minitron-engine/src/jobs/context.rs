@@ -44,6 +44,8 @@ pub struct SizeRequest {
     pub sizes: Sizes,
     /// For example `4B+-5%`.
     pub params: Option<String>,
+    /// The same of the parameters that one token goes through.
+    pub active_params: Option<String>,
     /// Share of the parameters to keep.
     pub ratio: Option<f64>,
     /// Whether `ratio` leaves embeddings and output head out on both sides.

@@ -10,7 +10,9 @@ use super::forecast::{ForecastOptions, forecast};
 use minitron_core::checkpoint::{Config, TensorSource, has_weights, held_instead};
 use minitron_core::error::Result;
 use minitron_core::plan::Space;
-use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Sizes};
+use minitron_core::spec::{
+    DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim,
+};
 
 /// Options of `inspect`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
@@ -79,6 +81,9 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "hidden_per_head": space.ties.times(HIDDEN, HEADS),
         "unknown_tensors": weights.unknown_tensors,
     });
+    if spec.has_idle() {
+        report["n_active"] = json!(spec.n_active_at(&Sizes::new()));
+    }
     if let Some(n_ranks) = options.forecast.ranks {
         let teacher = options.forecast.teacher.as_ref();
         let teacher = teacher.map(|model| open(context, model)).transpose()?;
@@ -151,9 +156,10 @@ fn announced(spec: &ModelSpec) -> Result<WeightSummary> {
     })
 }
 
+/// Sizes by kind: those that most models have, then those of others.
 fn dims(spec: &ModelSpec) -> Value {
     let heads = spec.size(HEADS);
-    json!({
+    let mut dims = json!({
         "hidden": spec.size(HIDDEN),
         "mlp": spec.size(MLP),
         "heads": heads,
@@ -161,5 +167,13 @@ fn dims(spec: &ModelSpec) -> Value {
         "head_dim": spec.head_dim(),
         "layers": spec.size(DEPTH),
         "vocab": spec.options.vocab,
-    })
+    });
+    const SAID: [&str; 6] = [HIDDEN, MLP, HEADS, KV_HEADS, DEPTH, ROPE_PAIRS];
+    for dim in spec.dims.values() {
+        let kind = split_dim(&dim.name).0;
+        if !SAID.contains(&kind) && dims.get(kind).is_none() {
+            dims[kind] = json!(dim.size);
+        }
+    }
+    dims
 }

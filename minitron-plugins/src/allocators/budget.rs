@@ -17,6 +17,8 @@ use super::shapes::{Goal, plans};
 pub struct Budget {
     /// For example `4B+-5%`.
     pub params: String,
+    /// Whether those count that one token goes through, not all experts.
+    pub active: bool,
     /// Sizes held, by kind.
     pub hold: Sizes,
     /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
@@ -29,6 +31,7 @@ impl Default for Budget {
     fn default() -> Self {
         Budget {
             params: "4B+-5%".into(),
+            active: false,
             hold: Sizes::new(),
             free: Vec::new(),
             n_plans: 1,
@@ -52,8 +55,14 @@ impl Allocator for Budget {
             tolerance,
         } = parse_budget(&self.params)?;
         let goal = Goal {
-            cost: &|sizes| spec.n_params_at(sizes),
-            unit: "parameters",
+            cost: &|sizes| match self.active {
+                true => spec.n_active_at(sizes),
+                false => spec.n_params_at(sizes),
+            },
+            unit: match self.active {
+                true => "parameters of one token",
+                false => "parameters",
+            },
             target: n_params,
             tolerance,
             is_ceiling: false,

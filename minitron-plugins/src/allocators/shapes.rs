@@ -2,11 +2,14 @@
 
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
-use minitron_core::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim};
+use minitron_core::spec::{
+    DEPTH, EXPERT_MLP, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim,
+};
 
 /// What a shape has to meet.
 pub(super) struct Goal<'a> {
-    /// What a shape costs: never falls with a size, and is linear in the MLP's width.
+    /// What a shape costs: never falls with a size, and is linear in the width of MLPs and of
+    /// experts.
     pub cost: &'a dyn Fn(&Sizes) -> u64,
     /// What costs are counted in, for messages.
     pub unit: &'a str,
@@ -55,7 +58,7 @@ pub(super) fn plans(
 /// The shapes within the tolerance, most balanced first: the sum over free axes of (log kept share
 /// − their mean)², plus the squared log deviation from the target.
 ///
-/// The MLP's width is solved for, since the cost is linear in it; the other axes are enumerated.
+/// The MLP's width, or that of experts, is solved for, since the cost is linear in it; the other axes are enumerated.
 ///
 /// # Errors
 /// `Plan` naming the nearest cost that can be reached.
@@ -95,8 +98,11 @@ fn best_shapes(
 /// Around every combination of the enumerated axes, the shapes that the family allows and the held
 /// sizes agree with.
 fn legal_shapes(goal: &Goal, space: &Space, free: &[AxisSizes]) -> Vec<SizedShape> {
+    // Of experts the width is solved for: they hold most of what there is.
+    let has = |kind: &str| free.iter().any(|axis| axis.kind == kind);
+    let solved = if has(EXPERT_MLP) { EXPERT_MLP } else { MLP };
     let (solved, mut enumerated): (Vec<&AxisSizes>, Vec<&AxisSizes>) =
-        free.iter().partition(|axis| axis.kind == MLP);
+        free.iter().partition(|axis| axis.kind == solved);
     enumerated.retain(|axis| {
         !space
             .ties
@@ -212,13 +218,13 @@ fn with_size(shape: &Sizes, kind: &str, size: usize) -> Sizes {
 /// The legal MLP widths on both sides of the one that meets the target.
 fn with_mlp(sizes: Sizes, mlp: Option<&AxisSizes>, goal: &Goal) -> Vec<Sizes> {
     let Some(axis) = mlp else { return vec![sizes] };
-    let none = (goal.cost)(&with_size(&sizes, MLP, 0)) as f64;
-    let full = (goal.cost)(&with_size(&sizes, MLP, axis.full)) as f64;
+    let none = (goal.cost)(&with_size(&sizes, &axis.kind, 0)) as f64;
+    let full = (goal.cost)(&with_size(&sizes, &axis.kind, axis.full)) as f64;
     let slope = (full - none) / axis.full.max(1) as f64;
     let exact = ((goal.target as f64 - none) / slope.max(1e-9)).clamp(1.0, axis.full as f64);
     axis.nearest(exact.round() as usize)
         .into_iter()
-        .map(|width| with_size(&sizes, MLP, width))
+        .map(|width| with_size(&sizes, &axis.kind, width))
         .collect()
 }
 

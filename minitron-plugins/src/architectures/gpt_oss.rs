@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::clients::of_narrower_heads;
 use super::mixtral::everywhere;
+use super::qwen3_moe::READS;
 
 /// gpt-oss: experts in one tensor, gate and up interleaved, within bounds; a sink in every head's
 /// softmax; windows in every other layer.
@@ -58,7 +59,7 @@ impl Architecture for GptOss {
         decoder.rotate(RotaryDefaults::default())?;
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.sliding(window, |layer| layer.is_multiple_of(2))?;
-        decoder.reads = &["sliding_window", "layer_types"];
+        decoder.reads = READS;
         decoder.attention(|_, attention| attention.sinks = true);
         let n = ExpertKeys::of_number(&decoder.config, &["num_local_experts", "num_experts"]);
         let mut experts = everywhere(&decoder, n, 128, NAMES)?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::clients::of_narrower_heads;
+use super::qwen3_moe::READS;
 
 /// Mixtral: Mistral's blocks with experts in the place of every MLP, whose width is theirs.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +44,7 @@ impl Architecture for Mixtral {
         decoder.rotate(RotaryDefaults::default())?;
         let window = decoder.config.size_opt("sliding_window")?;
         decoder.window(window);
-        decoder.reads = &["sliding_window", "layer_types"];
+        decoder.reads = READS;
         let n = ExpertKeys::of_number(&decoder.config, &["num_local_experts", "num_experts"]);
         decoder.experts = Some(everywhere(&decoder, n, 8, NAMES)?);
         decoder.finish(evidence)

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::clients::of_narrower_heads;
 use super::mixtral::everywhere;
+use super::qwen3_moe::READS;
 
 /// OLMoE: experts in every layer, norms over whole queries and keys.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +48,7 @@ impl Architecture for Olmoe {
         decoder.bias.attention_output = biases;
         decoder.rotate(RotaryDefaults::default())?;
         decoder.qk_norm(QkNorm::Projection);
+        decoder.reads = READS;
         let mut experts = everywhere(&decoder, vec!["num_experts"], 64, ExpertNames::USUAL)?;
         experts.moe.router.renormalise = decoder.config.flag_or("norm_topk_prob", false)?;
         decoder.experts = Some(experts);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::clients::{llama_cpp_wants_square, of_narrower_heads, vllm_wants_square};
-use super::qwen3_moe::{experts, name_dense_layers};
+use super::qwen3_moe::{READS, experts, name_dense_layers};
 
 /// Qwen1.5-MoE and Qwen2-MoE: Qwen2's attention, experts and a gated one that all tokens go
 /// through.
@@ -73,7 +73,7 @@ fn windows(decoder: &mut Decoder) -> Result<()> {
     let last = decoder.config.count_or("max_window_layers", 28)?;
     let by_default = |layer: usize| slides && layer.is_multiple_of(2) && layer < last;
     decoder.sliding(slides.then_some(window), by_default)?;
-    decoder.reads = &["sliding_window", "layer_types"];
+    decoder.reads = READS;
     Ok(())
 }
 

@@ -41,7 +41,7 @@ impl Architecture for Qwen3Moe {
         let slides = decoder.config.flag_or("use_sliding_window", false)?;
         let window = decoder.config.size_or("sliding_window", 4096)?;
         decoder.window(slides.then_some(window));
-        decoder.reads = &["sliding_window", "layer_types"];
+        decoder.reads = READS;
         // A config may state either; 5.x writes the second.
         let n = ExpertKeys::of_number(&decoder.config, &["num_experts", "num_local_experts"]);
         decoder.experts = Some(experts(&decoder, n, 128)?);
@@ -53,6 +53,14 @@ impl Architecture for Qwen3Moe {
         of_narrower_heads(spec, sizes)
     }
 }
+
+/// Keys that say something else of other families.
+pub(super) const READS: &[&str] = &[
+    "sliding_window",
+    "layer_types",
+    "num_experts",
+    "num_local_experts",
+];
 
 /// Experts as Qwen's families state them.
 pub(super) fn experts(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use comfy_table::CellAlignment;
+use minitron_core::spec::split_dim;
 use minitron_engine::report::{bytes, grouped};
 use serde_json::Value;
 
@@ -18,7 +19,15 @@ pub fn inspect_table(report: &Value) -> String {
     ] {
         table.add_row([name.into(), word(&report[key]), String::new()]);
     }
-    for (kind, size) in entries(&report["dims"]) {
+    if report["n_active"].is_u64() {
+        table.add_row([
+            "  of one token".into(),
+            word(&report["n_active"]),
+            String::new(),
+        ]);
+    }
+    // A model of experts alone has no MLP.
+    for (kind, size) in entries(&report["dims"]).filter(|(_, size)| size.as_u64() != Some(0)) {
         table.add_row([kind.clone(), word(size), legal_sizes(report, kind)]);
     }
     let memory = &report["memory"];
@@ -70,9 +79,11 @@ pub fn scores_table(report: &Value) -> String {
     let mut kinds: BTreeMap<String, (usize, u64, f64, f64)> = BTreeMap::new();
     for score in listed(&report["scores"]) {
         let name = word(&score["name"]);
-        let kind = name
-            .rsplit_once('.')
-            .map_or(name.clone(), |(kind, _)| format!("{kind}.*"));
+        let (metric, dim) = name.split_once('/').unwrap_or(("", &name));
+        let kind = match split_dim(dim) {
+            (_, None) => name.clone(),
+            (kind, Some(_)) => format!("{metric}/{kind}.*"),
+        };
         let entry = kinds
             .entry(kind)
             .or_insert((0, 0, f64::INFINITY, f64::NEG_INFINITY));
@@ -112,6 +123,10 @@ pub fn plan_table(report: &Value) -> String {
     let source = &report["n_non_embedding_source"];
     let student = &report["n_non_embedding"];
     table.add_row(plan_row("  without embeddings", source, student));
+    if report["n_active"].is_u64() {
+        let source = &report["n_active_source"];
+        table.add_row(plan_row("  of one token", source, &report["n_active"]));
+    }
     let devices = format!("\ntensor parallel: {}", tensor_parallel(report));
     let notes = devices + &clients(report) + &near_ties(&report["near_ties"]);
     right_aligned(table) + &notes + &reconstruction(report)

@@ -45,7 +45,8 @@ impl PruneOptions {
         folder: &ModelFolder,
         editor: &StudentEditor,
     ) -> Result<Card> {
-        const SIZED_BY: &str = "params ratio non_embedding memory square allocator axes by plan";
+        const SIZED_BY: &str = "params active_params ratio non_embedding memory square allocator axes \
+                                by plan";
         let is_told = self.reconstruction.looks_at_text(context)? || self.rounds > 1;
         let looks_at_text = match is_told {
             true => "rounds metrics reconstruct data samples seq_len seed",
@@ -88,6 +89,7 @@ impl PruneOptions {
     fn check(&self) -> Result<()> {
         let measures = [
             self.params.is_some(),
+            self.active_params.is_some(),
             self.ratio.is_some(),
             self.memory.is_some(),
         ];
@@ -96,8 +98,8 @@ impl PruneOptions {
         if ways.iter().chain(&measures).filter(|&&way| way).count() != 1 {
             return Err(Error::Recipe(
                 "say once how large the student shall be: sizes (hidden, mlp, heads, kv_heads, \
-                 layers, size), params, ratio or memory (sizes beside them are held), allocator, \
-                 or plan"
+                 layers, size), params, active_params, ratio or memory (sizes beside them are \
+                 held), allocator, or plan"
                     .into(),
             ));
         }
@@ -247,6 +249,10 @@ pub(crate) fn report_of(source: &ModelSpec, editor: &StudentEditor) -> Value {
         "sizes": sizes,
         "sizes_source": source.sizes(),
     });
+    if source.has_idle() {
+        report["n_active"] = json!(editor.spec().n_active_at(&Sizes::new()));
+        report["n_active_source"] = json!(source.n_active_at(&Sizes::new()));
+    }
     clients::note(editor.spec(), &Sizes::new(), &mut report);
     note(editor, &mut report);
     report

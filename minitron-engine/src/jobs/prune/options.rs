@@ -45,6 +45,9 @@ pub struct PruneOptions {
     /// Parameters to end with, `4B` or `4B+-5%`; sizes beside it are held.
     #[arg(long)]
     pub params: Option<String>,
+    /// Parameters that one token goes through to end with, `3B+-5%`; sizes beside it are held.
+    #[arg(long)]
+    pub active_params: Option<String>,
     /// Share of all parameters to keep; sizes beside it are held.
     #[arg(long)]
     pub ratio: Option<f64>,
@@ -137,6 +140,7 @@ impl PruneOptions {
         Ok(SizeRequest {
             sizes: self.sizes()?,
             params: self.params.clone(),
+            active_params: self.active_params.clone(),
             ratio: self.ratio,
             non_embedding: self.non_embedding,
             memory: self.memory.clone(),
