@@ -88,6 +88,23 @@ fn logits_and_hidden_states_are_those_of_transformers() {
     println!("worst difference of outputs, fixtures: {worst:e}");
 }
 
+#[test]
+fn codes_of_four_bits_are_read_as_transformers_reads_them() {
+    let folder = root().join("tests/golden/fixtures");
+    let [coded, plain] = ["mxfp4", "mxfp4_plain"]
+        .map(|name| Reader::open_file(&folder.join(format!("{name}.safetensors"))).unwrap());
+    assert_eq!(coded.names(), ["w"]);
+    assert_eq!(coded.info("w"), plain.info("w"));
+    let wanted = plain.read("w").unwrap();
+    assert!(coded.read("w").unwrap().equal(&wanted));
+    assert!(
+        coded
+            .read_rows("w", 1..3)
+            .unwrap()
+            .equal(&wanted.narrow(0, 1, 2))
+    );
+}
+
 /// All nine aggregations, the influence of blocks and their ratio of norms, under the fixtures'
 /// labels.
 fn metrics() -> Result<Vec<Metric>> {

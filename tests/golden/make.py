@@ -27,6 +27,7 @@ fixtures/state_losses.safetensors       losses on states, in f64 from f32 states
     CASE.student|teacher                [B, T, C] f32
     CASE.seen                           [B, T] i64, 0 where a position is filling
     CASE, CASE.gradient                 [] and [B, T, C] f64
+fixtures/mxfp4.safetensors      codes of 4 bits with scales, and in mxfp4_plain.safetensors the bf16 that they stand for
 fixtures/adamw.safetensors      a parameter after each of five steps
 """
 
@@ -695,10 +696,22 @@ def write_adamw():
     save(result, FIXTURES / "adamw.safetensors")
 
 
+def write_mxfp4():
+    """Codes and scales of every value that stays finite, and what `transformers` makes of them."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    generator = torch.Generator().manual_seed(77)
+    codes = torch.randint(0, 256, (3, 8, 2, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(0, 252, (3, 8, 2), dtype=torch.uint8, generator=generator)
+    plain = convert_moe_packed_tensors(codes, scales)
+    save_file({"w_blocks": codes, "w_scales": scales}, FIXTURES / "mxfp4.safetensors")
+    save_file({"w": plain.contiguous()}, FIXTURES / "mxfp4_plain.safetensors")
+
+
 def main():
     torch.set_num_threads(1)
     hf.utils.logging.disable_progress_bar()
-    others = {"losses": write_losses, "state_losses": write_state_losses, "adamw": write_adamw}
+    others = {"losses": write_losses, "state_losses": write_state_losses, "adamw": write_adamw, "mxfp4": write_mxfp4}
     known = [*CASES, *SMALL, "metrics", *others]
     wanted = sys.argv[1:] or known
     unknown = set(wanted) - set(known)

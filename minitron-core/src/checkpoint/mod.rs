@@ -9,6 +9,7 @@ mod finite;
 mod identity;
 mod links;
 mod modules;
+mod mxfp4;
 mod open_file;
 mod quantised;
 mod reader;

@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::links::refuse_link_outside;
+use super::finite::first_not_finite;
+use super::mxfp4::{self, Packed};
 use super::open_file::{OpenFile, Stored, StoredTensor};
 use super::source::{TensorInfo, TensorSource, kind_of};
-use super::weight_files::{Remarks, WeightFiles};
+use super::weight_files::{Remarks, WeightFiles, shard_path, unnamed_shard};
 use crate::error::{Error, IoContext, Present, Result};
 use crate::files::read_text;
 
@@ -20,6 +21,8 @@ use crate::files::read_text;
 pub struct Reader {
     files: Vec<OpenFile>,
     entries: BTreeMap<String, StoredTensor>,
+    /// Tensors that lie as codes with scales.
+    packed: BTreeMap<String, Packed>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -46,8 +49,16 @@ impl Reader {
     ) -> Result<Self> {
         match files {
             WeightFiles::Single(path) => Self::open_file(path),
-            WeightFiles::Sharded(index_path) => Self::open_sharded(dir, index_path, remarks),
+            WeightFiles::Sharded(index_path) => {
+                Ok(Self::open_sharded(dir, index_path, remarks)?.unpacked())
+            }
         }
+    }
+
+    /// The same with codes and scales read as what they stand for.
+    fn unpacked(mut self) -> Self {
+        self.packed = mxfp4::taken_out(&mut self.entries);
+        self
     }
 
     /// Opens one safetensors file.
@@ -55,10 +66,11 @@ impl Reader {
         let mut reader = Reader {
             files: Vec::new(),
             entries: BTreeMap::new(),
+            packed: BTreeMap::new(),
             metadata: BTreeMap::new(),
         };
         reader.add(path)?;
-        Ok(reader)
+        Ok(reader.unpacked())
     }
 
     /// All tensors of the shards that an index names, as `transformers` reads them: of one in two
@@ -75,6 +87,7 @@ impl Reader {
         let mut reader = Reader {
             files: Vec::new(),
             entries: BTreeMap::new(),
+            packed: BTreeMap::new(),
             metadata: BTreeMap::new(),
         };
         for shard in &shards {
@@ -179,6 +192,10 @@ impl Reader {
             let name = names.get(&name).cloned().unwrap_or(name);
             self.entries.insert(name, entry);
         }
+        for (name, packed) in std::mem::take(&mut self.packed) {
+            let name = names.get(&name).cloned().unwrap_or(name);
+            self.packed.insert(name, packed);
+        }
     }
 
     /// Says which tensors are weights: reading one that is NaN or infinite is an error from now on.
@@ -192,14 +209,21 @@ impl Reader {
 
     /// Where rows of a tensor lie.
     fn stored<'a>(&'a self, name: &'a str, rows: Range<usize>) -> Result<Stored<'a>> {
-        let entry = self.entries.get(name);
-        let Some((entry, file)) =
-            entry.and_then(|entry| Some((entry, self.files.get(entry.file)?)))
-        else {
+        let Some(entry) = self.entries.get(name) else {
             return Err(Error::Internal(format!(
                 "no tensor `{name}`; names are checked against the spec first"
             )));
         };
+        self.rows_of(name, entry, rows)
+    }
+
+    fn rows_of<'a>(
+        &'a self,
+        name: &'a str,
+        entry: &'a StoredTensor,
+        rows: Range<usize>,
+    ) -> Result<Stored<'a>> {
+        let file = self.files.get(entry.file).present("an opened file")?;
         let n_rows = entry.info.shape.first().copied().unwrap_or(1);
         if rows.start > rows.end || rows.end > n_rows {
             return Err(Error::Internal(format!(
@@ -220,6 +244,32 @@ impl Reader {
         })
     }
 
+    fn not_finite(&self, name: &str, packed: &Packed) -> Error {
+        let file = self.files.get(packed.scales.file);
+        let path = file.map_or(Path::new(""), |file| file.path.as_path());
+        let message = format!(
+            "tensor `{name}`: its scales give values beyond bf16, or none; fetch the file again"
+        );
+        Error::checkpoint(path, message)
+    }
+
+    /// Rows of a tensor that lies as codes, as bf16.
+    fn append_packed(
+        &self,
+        (name, packed): (&str, &Packed),
+        rows: Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut parts = [Vec::new(), Vec::new()];
+        for (part, entry) in parts.iter_mut().zip([&packed.codes, &packed.scales]) {
+            let stored = self.rows_of(name, entry, rows.clone())?;
+            part.resize(stored.n_bytes, 0);
+            stored.file.read(part, stored.start)?;
+        }
+        let [codes, scales] = &parts;
+        packed.unpacked(codes, scales, bytes)
+    }
+
     /// What the files' headers say besides their tensors.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -229,46 +279,6 @@ impl Reader {
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
-}
-
-/// A shard of the usual name that an index does not name.
-fn unnamed_shard(dir: &Path, named: &BTreeSet<&String>) -> Result<Option<String>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).at_path(dir)? {
-        let name = entry
-            .at_path(dir)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
-        if is_shard && !named.contains(&name) {
-            found.push(name);
-        }
-    }
-    Ok(found.into_iter().min())
-}
-
-/// A shard's path, refused when it is absent or would leave the folder.
-fn shard_path(dir: &Path, index_path: &Path, shard: &str) -> Result<PathBuf> {
-    let mut parts = Path::new(shard).components();
-    if !matches!(
-        (parts.next(), parts.next()),
-        (Some(Component::Normal(_)), None)
-    ) {
-        let message =
-            format!("names the shard `{shard}`, which is not a plain file name inside the folder");
-        return Err(Error::checkpoint(index_path, message));
-    }
-    let path = dir.join(shard);
-    if !path.exists() {
-        let message = format!(
-            "names the shard `{shard}`, which is not in the folder; fetch the missing file"
-        );
-        return Err(Error::checkpoint(index_path, message));
-    }
-    // Whatever its ending.
-    refuse_link_outside(dir, &path)?;
-    Ok(path)
 }
 
 /// A new tensor's memory, to be filled.
@@ -285,15 +295,28 @@ fn bytes_of(tensor: &mut Tensor, n_bytes: usize) -> &mut [u8] {
 
 impl TensorSource for Reader {
     fn names(&self) -> Vec<String> {
-        self.entries.keys().cloned().collect()
+        let mut names: Vec<String> = self.entries.keys().cloned().collect();
+        names.extend(self.packed.keys().cloned());
+        names.sort_unstable();
+        names
     }
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        self.entries.get(name).map(|entry| entry.info.clone())
+        let packed = self.packed.get(name).map(|packed| packed.info.clone());
+        packed.or_else(|| self.entries.get(name).map(|entry| entry.info.clone()))
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
         let n_rows = rows.len();
+        if let Some(packed) = self.packed.get(name) {
+            let mut bytes = Vec::new();
+            self.append_rows(name, rows, &mut bytes)?;
+            let mut shape: Vec<i64> = packed.info.shape.iter().map(|&side| side as i64).collect();
+            if let Some(first) = shape.first_mut() {
+                *first = n_rows as i64;
+            }
+            return Ok(Tensor::f_from_data_size(&bytes, &shape, Kind::BFloat16)?);
+        }
         let stored = self.stored(name, rows)?;
         let info = &stored.entry.info;
         let kind = kind_of(info.dtype).ok_or_else(|| {
@@ -316,6 +339,15 @@ impl TensorSource for Reader {
     }
 
     fn append_rows(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
+        if let Some(packed) = self.packed.get(name) {
+            let before = bytes.len();
+            self.append_packed((name, packed), rows, bytes)?;
+            let new = bytes.get(before..).present("rows that were read")?;
+            return match first_not_finite(new, packed.info.dtype) {
+                None => Ok(()),
+                Some(_) => Err(self.not_finite(name, packed)),
+            };
+        }
         let stored = self.stored(name, rows)?;
         let before = bytes.len();
         bytes.resize(before.saturating_add(stored.n_bytes), 0);
@@ -323,6 +355,9 @@ impl TensorSource for Reader {
     }
 
     fn append_unchecked(&self, name: &str, rows: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
+        if let Some(packed) = self.packed.get(name) {
+            return self.append_packed((name, packed), rows, bytes);
+        }
         let stored = self.stored(name, rows)?;
         let before = bytes.len();
         bytes.resize(before.saturating_add(stored.n_bytes), 0);

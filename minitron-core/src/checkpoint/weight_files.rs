@@ -1,9 +1,11 @@
 //! Which of a folder's files the weights are read from: those that `transformers` reads, and what
 //! else lies there is said.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 
 use super::Config;
+use super::links::refuse_link_outside;
 use crate::error::{Error, IoContext, Result};
 
 /// Name of the weights in a folder with a single file.
@@ -311,4 +313,44 @@ fn instead(dir: &Path, names: &[String], config: Option<&Config>) -> Option<Stri
         .replace("{file}", name)
         .replace("{class}", class);
     Some(format!("{name} lies there, {}: {way}", other.what))
+}
+
+/// A shard of the usual name that an index does not name.
+pub(super) fn unnamed_shard(dir: &Path, named: &BTreeSet<&String>) -> Result<Option<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).at_path(dir)? {
+        let name = entry
+            .at_path(dir)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        let is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
+        if is_shard && !named.contains(&name) {
+            found.push(name);
+        }
+    }
+    Ok(found.into_iter().min())
+}
+
+/// A shard's path, refused when it is absent or would leave the folder.
+pub(super) fn shard_path(dir: &Path, index_path: &Path, shard: &str) -> Result<PathBuf> {
+    let mut parts = Path::new(shard).components();
+    if !matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    ) {
+        let message =
+            format!("names the shard `{shard}`, which is not a plain file name inside the folder");
+        return Err(Error::checkpoint(index_path, message));
+    }
+    let path = dir.join(shard);
+    if !path.exists() {
+        let message = format!(
+            "names the shard `{shard}`, which is not in the folder; fetch the missing file"
+        );
+        return Err(Error::checkpoint(index_path, message));
+    }
+    // Whatever its ending.
+    refuse_link_outside(dir, &path)?;
+    Ok(path)
 }

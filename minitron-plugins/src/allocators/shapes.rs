@@ -58,7 +58,8 @@ pub(super) fn plans(
 /// The shapes within the tolerance, most balanced first: the sum over free axes of (log kept share
 /// − their mean)², plus the squared log deviation from the target.
 ///
-/// The MLP's width, or that of experts, is solved for, since the cost is linear in it; the other axes are enumerated.
+/// The MLP's width, or that of experts, is solved for, since the cost is linear in it; the other
+/// axes are enumerated.
 ///
 /// # Errors
 /// `Plan` naming the nearest cost that can be reached.

@@ -45,8 +45,8 @@ impl PruneOptions {
         folder: &ModelFolder,
         editor: &StudentEditor,
     ) -> Result<Card> {
-        const SIZED_BY: &str = "params active_params ratio non_embedding memory square allocator axes \
-                                by plan";
+        const SIZED_BY: &str = "params active_params ratio non_embedding memory square \
+                                allocator axes by plan";
         let is_told = self.reconstruction.looks_at_text(context)? || self.rounds > 1;
         let looks_at_text = match is_told {
             true => "rounds metrics reconstruct data samples seq_len seed",
