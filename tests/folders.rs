@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use minitron::{
+use minitron::{dense_families, 
     add_demo_tokenizer, config, families, forward, load, max_difference, python, registry, root,
     some_ids, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
 };
@@ -245,7 +245,7 @@ fn assert_said(said: &[String], words: &[&str]) {
 
 #[test]
 fn a_constant_prefix_is_read_away_and_named_in_every_family() {
-    for config in families() {
+    for config in dense_families() {
         let folder = Folder::new(&config);
         let (plain, outputs) = (folder.tensors(), folder.outputs());
         let prefixes = [
