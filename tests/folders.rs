@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use minitron::{dense_families, 
-    add_demo_tokenizer, config, families, forward, load, max_difference, python, registry, root,
-    some_ids, tiny_gpt2, tiny_llama, tiny_nemotron, with_context, with_demo_vocabulary, write_tiny,
+use minitron::{
+    add_demo_tokenizer, config, dense_families, families, forward, load, max_difference, python,
+    registry, root, some_ids, tiny_gpt2, tiny_llama, tiny_nemotron, with_context,
+    with_demo_vocabulary, write_tiny,
 };
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::plan::Count;

@@ -19,7 +19,7 @@ pub use attention::{Attention, SINKS};
 pub use layout::{Layout, QkNorm};
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use mlp::{Gate, Mlp};
-pub use moe::{EXPERT_GATES, EXPERT_OUTPUTS, Moe, SHARED, SHARED_GATE, Shared, Storage};
+pub use moe::{EXPERT_GATES, EXPERT_OUTPUTS, Moe, SHARED, SHARED_GATE, Shared, Storage, WEIGHED};
 pub use router::{CORRECTION, Groups, ROUTER, Router, Selection};
 pub use stacked::{Clamped, EXPERTS_DOWN, EXPERTS_GATE_UP};
 

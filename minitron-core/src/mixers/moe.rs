@@ -8,7 +8,7 @@ use super::stacked::{Clamped, EXPERTS_DOWN, EXPERTS_GATE_UP, RunStacked};
 use super::{Gate, Mixer, Observed, RunMixer};
 use crate::error::{Error, Result};
 use crate::nn::{Linear, MixerContext, MixerState, PartWeights, PortTap};
-use crate::parts::{Active, Cost, EXPERT_MLP, EXPERTS, Port, Ports, Role, SHARED_MLP};
+use crate::parts::{Active, Cost, EXPERT_MLP, EXPERTS, Port, Ports, Role, SHARED_MLP, Writer};
 
 /// The weight of each expert for each token, [B, T, X], 0 where it does not go through it.
 pub const EXPERT_GATES: Port = Port("expert_gates");
@@ -16,6 +16,8 @@ pub const EXPERT_GATES: Port = Port("expert_gates");
 pub const EXPERT_OUTPUTS: Port = Port("expert_outputs");
 /// Inputs of the shared expert's second projection behind its own gate, [B, T, F].
 pub const SHARED: Port = Port("shared");
+/// Inputs of an expert's second projection times its weight, [B, T, F].
+pub const WEIGHED: Port = Port("weighed");
 /// A logit for the shared expert as a whole, [1 | E].
 pub const SHARED_GATE: Role = Role("shared gate");
 
@@ -71,6 +73,10 @@ impl Mixer for Moe {
         let mut ports = Ports {
             readers,
             writer: None,
+            of_units: (self.storage == Storage::OneByOne).then_some(Writer {
+                role: Role::DOWN,
+                reads: WEIGHED,
+            }),
         };
         if let Some(shared) = &self.shared {
             let missing = shared.mlp.ports().readers.into_iter();
@@ -245,7 +251,8 @@ impl RunMoe {
             let tokens_n = lot.f_div_scalar_mode(lots.per_token, "floor")?;
             let mut of_expert = tap.unit(expert, &tokens_n, batch);
             // One without tokens runs on none where somebody looks: it is zero everywhere.
-            let is_seen = self.of_expert.iter().any(|&port| of_expert.wants(port));
+            let is_seen = of_expert.wants(WEIGHED)
+                || self.of_expert.iter().any(|&port| of_expert.wants(port));
             if tokens_n.numel() == 0 && !is_seen {
                 continue;
             }
@@ -254,6 +261,9 @@ impl RunMoe {
                 RunExperts::OneByOne(experts) => {
                     let expert = experts.get(expert).ok_or_else(|| no_expert(expert))?;
                     let x_1ne = mine_ne.f_unsqueeze(0)?;
+                    let weight_n1 = weights.f_index_select(0, &lot)?;
+                    let mut of_expert =
+                        of_expert.echoed((Port::NEURONS, WEIGHED), Some(&weight_n1));
                     let output = expert.forward(&x_1ne, context, None, &mut of_expert)?;
                     output.f_squeeze_dim(0)?
                 }

@@ -115,17 +115,20 @@ impl<'t> PortTap<'t> {
                 Some(factor) => x.f_mul(factor)?,
                 None => x.shallow_clone(),
             };
-            let site = Site::Inside {
-                at: self.at,
-                port: at,
-            };
-            self.tap.see(site, &x)?;
+            self.see(at, &x)?;
         }
+        match self.wants(port) {
+            true => self.see(port, x),
+            false => Ok(()),
+        }
+    }
+
+    /// What all tokens have there.
+    fn see(&mut self, port: Port, x: &Tensor) -> Result<()> {
         let site = Site::Inside { at: self.at, port };
         match &self.spread {
-            Some(spread) if self.tap.wants(site) => self.tap.see(site, &spread.of_all(x)?),
-            Some(_) => Ok(()),
-            None => show(self.tap, site, x),
+            Some(spread) => self.tap.see(site, &spread.of_all(x)?),
+            None => self.tap.see(site, x),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Places in a model.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Which part of the model a tensor belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum At {
     /// Around the layers.
     Model,
@@ -25,7 +26,32 @@ pub enum At {
     },
 }
 
+/// In forward order: what is around the layers, then a sublayer and its equal parts.
+impl Ord for At {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for At {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl At {
+    fn order(self) -> Option<(usize, usize, Option<usize>)> {
+        match self {
+            At::Model => None,
+            At::Sublayer { layer, sublayer } => Some((layer, sublayer, None)),
+            At::Unit {
+                layer,
+                sublayer,
+                unit,
+            } => Some((layer, sublayer, Some(unit))),
+        }
+    }
+
     /// The layer.
     pub fn layer(self) -> Option<usize> {
         match self {

@@ -37,8 +37,10 @@ impl Port {
 pub struct Ports {
     /// Those that read the stream: they share one input. A family has some of them.
     pub readers: Vec<Role>,
-    /// The one that writes to it; none where many do, each for some tokens.
+    /// The one that writes to it, where all tokens go through one.
     pub writer: Option<Writer>,
+    /// That of each of its equal parts, experts.
+    pub of_units: Option<Writer>,
 }
 
 /// A projection that writes to the stream.
@@ -59,6 +61,7 @@ impl Ports {
                 role: writer,
                 reads,
             }),
+            of_units: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, mome
 use super::store::TensorStore;
 use crate::error::{Error, Present, Result};
 use crate::model::{Block, NoTap, Site};
-use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer};
+use crate::spec::{At, HIDDEN, ModelSpec, ParamKind, Role, Sublayer, Writer};
 
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -89,7 +89,9 @@ impl StudentEditor<'_> {
                     let stats = streams.readers(self, &half)?;
                     visit(self, &stats)?;
                 }
-                if let Some(stats) = streams.writer(self, &half)? {
+                streams.aim(self, &half)?;
+                for (at, writer) in half.writers(self.spec()) {
+                    let stats = streams.writer(self, &half, (at, writer))?;
                     visit(self, &stats)?;
                 }
                 streams.step(self, &half)?;
@@ -133,6 +135,24 @@ struct Half<'p> {
     at: At,
     part: &'p Sublayer,
     is_last: bool,
+}
+
+impl Half<'_> {
+    /// Its projections that write to the stream, linear in it: that of all tokens, then those of
+    /// its equal parts one after the other, each on what the ones before it leave.
+    fn writers(&self, spec: &ModelSpec) -> Vec<(At, Writer)> {
+        if self.part.post.is_some() {
+            return Vec::new();
+        }
+        let ports = self.part.mixer.ports();
+        let mut writers = Vec::new();
+        writers.extend(ports.writer.map(|writer| (self.at, writer)));
+        if let Some(writer) = ports.of_units {
+            let units = spec.with_units(self.at).into_iter();
+            writers.extend(units.filter(|at| *at != self.at).map(|at| (at, writer)));
+        }
+        writers
+    }
 }
 
 impl Streams {
@@ -205,20 +225,23 @@ impl Streams {
     }
 
     /// Moves the teacher past this part of its layer; the student stays before it.
-    fn writer(&mut self, editor: &StudentEditor, half: &Half) -> Result<Option<ProjectionStats>> {
+    fn aim(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
         match self.sweep.reference {
-            Reference::Teacher => self.move_teacher(editor, half)?,
-            Reference::Own => self.note_own_sums(editor, half)?,
+            Reference::Teacher => self.move_teacher(editor, half),
+            Reference::Own => self.note_own_sums(editor, half),
         }
-        if half.part.post.is_some() {
-            return Ok(None);
-        }
+    }
+
+    /// What a projection of this part reads, and what the student's stream lacks after it.
+    fn writer(
+        &mut self,
+        editor: &StudentEditor,
+        half: &Half,
+        (at, writer): (At, Writer),
+    ) -> Result<ProjectionStats> {
         let block = editor.student_block(half.layer_idx)?;
-        let Some(writer) = half.part.mixer.ports().writer else {
-            return Ok(None);
-        };
         let mut stats = self.stats(ProjectionSet {
-            at: half.at,
+            at,
             roles: vec![writer.role],
             is_writer: true,
         })?;
@@ -228,7 +251,7 @@ impl Streams {
             let state = self.student.states.before(half.number, round)?;
             let mut spot = Capture {
                 site: Site::Inside {
-                    at: half.at,
+                    at,
                     port: writer.reads,
                 },
                 x: None,
@@ -250,7 +273,7 @@ impl Streams {
                 text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
             }
         }
-        Ok(Some(stats))
+        Ok(stats)
     }
 
     /// Moves the student past one part of a layer.

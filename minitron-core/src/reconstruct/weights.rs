@@ -39,6 +39,12 @@ impl StudentEditor<'_> {
         )
     }
 
+    /// The teacher's expert behind one of the student's, in a layer of the teacher.
+    pub fn source_unit(&self, source_layer: usize, unit: usize) -> usize {
+        let kept = self.kept(&dim_of_layer(EXPERTS, source_layer));
+        kept.get(unit).copied().unwrap_or(unit)
+    }
+
     /// The same place of the teacher: in the layer behind a layer of the student, in the expert
     /// behind one of its experts.
     fn in_teacher(&self, at: At) -> At {
@@ -47,10 +53,7 @@ impl StudentEditor<'_> {
         };
         let source = at.in_layer(self.source_layer(layer));
         match source {
-            At::Unit { layer, unit, .. } => {
-                let kept = self.kept(&dim_of_layer(EXPERTS, layer));
-                source.unit(kept.get(unit).copied().unwrap_or(unit))
-            }
+            At::Unit { layer, unit, .. } => source.unit(self.source_unit(layer, unit)),
             _ => source,
         }
     }

@@ -175,7 +175,13 @@ fn errors(report: &Value) -> String {
             let place = place_of(&mut columns, column);
             // A second sweep's come last.
             let row: &mut BTreeMap<usize, f64> = rows.entry(layer).or_default();
-            row.insert(place, fit[key].as_f64().unwrap_or(0.0));
+            let share = fit[key].as_f64().unwrap_or(0.0);
+            // Experts add up, one after the other.
+            let so_far = match (key, fit["unit"].is_u64()) {
+                ("error", true) => row.get(&place).copied().unwrap_or(0.0),
+                _ => 0.0,
+            };
+            row.insert(place, so_far + share);
         }
     }
     if rows.is_empty() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use minitron_core::plan::Explained;
 use minitron_core::reconstruct::{Fit, StudentEditor};
-use minitron_core::spec::{At, HIDDEN, ParamKind, Role, dim_of_layer, split_dim};
+use minitron_core::spec::{At, HIDDEN, ParamKind, Role, dim_of_layer, dim_of_unit, split_unit};
 
 /// Fits as a report and `plan.json` have them: mean squares a token, and shares of the target.
 pub(super) fn in_json(editor: &StudentEditor) -> Vec<Value> {
@@ -24,6 +24,7 @@ fn of_fit(editor: &StudentEditor, fit: &Fit) -> Value {
         "at": at.to_string(),
         "layer": at.layer().map(|layer| editor.source_layer(layer)),
         "part": part(editor, at),
+        "unit": unit_of(fit),
         "writes": fit.projections.is_writer,
         "projections": roles,
         "dims": dims(editor, fit),
@@ -36,11 +37,19 @@ fn of_fit(editor: &StudentEditor, fit: &Fit) -> Value {
     })
 }
 
+/// The expert that it is of.
+fn unit_of(fit: &Fit) -> Option<usize> {
+    match fit.projections.at {
+        At::Unit { unit, .. } => Some(unit),
+        _ => None,
+    }
+}
+
 /// What the part is, in the words of its mixer.
 fn part(editor: &StudentEditor, at: At) -> String {
     let layers = at.layer().into_iter();
     let mut parts = layers.flat_map(|layer| editor.spec().sublayers(layer));
-    let part = parts.find(|(place, _)| *place == at);
+    let part = parts.find(|(place, _)| *place == at.whole());
     part.map_or("head".to_owned(), |(_, part)| part.mixer.name().to_owned())
 }
 
@@ -55,9 +64,13 @@ fn dims(editor: &StudentEditor, fit: &Fit) -> Vec<String> {
     let sides = weights.flat_map(|param| &param.sides);
     let mut found = Vec::new();
     for dim in sides.flat_map(|side| side.dims()) {
-        let name = match split_dim(dim) {
-            (kind, Some(layer)) => dim_of_layer(kind, editor.source_layer(layer)),
-            (kind, None) => kind.to_owned(),
+        let name = match split_unit(dim) {
+            (kind, Some(layer), None) => dim_of_layer(kind, editor.source_layer(layer)),
+            (kind, Some(layer), Some(unit)) => {
+                let layer = editor.source_layer(layer);
+                dim_of_unit(kind, layer, editor.source_unit(layer, unit))
+            }
+            (kind, ..) => kind.to_owned(),
         };
         if dim != HIDDEN && !found.contains(&name) {
             found.push(name);
@@ -78,6 +91,10 @@ pub(crate) fn with_errors(
             .into_iter()
             .any(|it| it.projections == fit.projections)
         {
+            continue;
+        }
+        // What one expert leaves is for the next ones, too.
+        if unit_of(fit).is_some() {
             continue;
         }
         let error = fit.error();

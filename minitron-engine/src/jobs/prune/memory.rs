@@ -164,7 +164,10 @@ fn widest(spec: &ModelSpec, of: impl Fn(&ModelSpec, usize) -> u64) -> u64 {
 fn writers(spec: &ModelSpec) -> u64 {
     let parts = spec.layers.iter().flat_map(|layer| &layer.0);
     let roles: Vec<_> = parts
-        .filter_map(|part| part.mixer.ports().writer)
+        .flat_map(|part| {
+            let ports = part.mixer.ports();
+            ports.writer.into_iter().chain(ports.of_units)
+        })
         .map(|writer| writer.role)
         .collect();
     let params = spec.params.iter();
