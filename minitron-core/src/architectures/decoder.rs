@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Names;
+use super::{Block, MambaShape, Names};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::mixers::Mixer;
@@ -77,6 +77,10 @@ pub struct Decoder {
     pub keeps_channels: Option<&'static str>,
     /// The MLP of every layer.
     pub mlp: Mlp,
+    /// The parts of each layer, in order.
+    pub blocks: Vec<Vec<Block>>,
+    /// The Mamba mixer of every layer that has one.
+    pub mamba: Option<MambaShape>,
     /// Whether the MLP reads what attention reads.
     pub parallel: bool,
     /// Factor of what sublayers add.
@@ -136,6 +140,8 @@ impl Decoder {
                 activation: Activation::read(&config, "hidden_act", "silu")?,
                 gate: Gate::Split,
             },
+            blocks: vec![Block::USUAL.to_vec(); shape.n_layers],
+            mamba: None,
             parallel: false,
             residual_scale: 1.0,
             embedding: Embedding::default(),

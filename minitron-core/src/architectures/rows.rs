@@ -1,11 +1,11 @@
 //! A decoder, written out tensor by tensor.
 
-use super::{Decoder, Norms};
+use super::{Block, Decoder, Norms};
 use crate::error::Result;
-use crate::mixers::{Gate, Layout, QkNorm, SINKS};
+use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
-    CheckpointInfo, Constraint, DEPTH, Dim, HIDDEN, Layer, ModelSpec, Options, ParamKind,
-    ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed,
+    CheckpointInfo, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Layer, MLP, ModelSpec,
+    Options, ParamKind, ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed, split_dim,
 };
 
 impl Decoder {
@@ -71,9 +71,15 @@ impl Decoder {
             let head = format!("{}.weight", self.names.head);
             table.also_known_as(&[&head]);
         }
-        for layer in 0..self.shape.n_layers {
-            self.attention_rows(&mut table, layer);
-            self.mlp_rows(&mut table, layer);
+        for (layer, blocks) in self.blocks.iter().enumerate() {
+            for (part, block) in blocks.iter().enumerate() {
+                self.norm_rows(table.part(layer, part), part);
+                match block {
+                    Block::Attention => self.attention_rows(&mut table, layer),
+                    Block::Mlp => self.mlp_rows(&mut table, layer),
+                    Block::Mamba => self.mamba_rows(&mut table, layer),
+                }
+            }
         }
         table.around();
         let final_norm = self.names.final_norm;
@@ -98,6 +104,16 @@ impl Decoder {
             pattern.enter(self.scope);
         }
         let mut dims = self.shape.dims_in(self.scope, &self.keys);
+        // Layers without attention or MLP have no sizes of theirs.
+        dims.retain(|dim| match split_dim(&dim.name) {
+            (HEADS | KV_HEADS, Some(layer)) => self.has(layer, Block::Attention),
+            (MLP, Some(layer)) => self.has(layer, Block::Mlp),
+            _ => true,
+        });
+        let layers = (0..self.blocks.len()).filter(|&layer| self.has(layer, Block::Mamba));
+        for layer in layers {
+            dims.extend(self.mamba.iter().flat_map(|mamba| mamba.dims(layer)));
+        }
         for dim in dims.iter_mut().filter(|dim| dim.name == DEPTH) {
             dim.stated.append(&mut self.patterns);
         }
@@ -144,19 +160,28 @@ impl Decoder {
     }
 
     fn layers(&self) -> Vec<Layer> {
-        let mut layers = Vec::with_capacity(self.attention.len());
-        for attention in &self.attention {
-            let mlp = Sublayer {
-                reads_layer_input: self.parallel,
-                ..self.normed(Sublayer::new(self.mlp.clone()))
-            };
-            let attention = match self.attention_by {
-                Some(own) => Sublayer::of(own(attention)),
-                None => Sublayer::new(attention.clone()),
-            };
-            layers.push(Layer(vec![self.normed(attention), mlp]));
+        let mut layers = Vec::with_capacity(self.blocks.len());
+        for (attention, blocks) in self.attention.iter().zip(&self.blocks) {
+            let parts = blocks
+                .iter()
+                .filter_map(|&block| self.part(block, attention));
+            layers.push(Layer(parts.collect()));
         }
         layers
+    }
+
+    /// One part of a layer.
+    fn part(&self, block: Block, attention: &Attention) -> Option<Sublayer> {
+        let part = match (block, self.attention_by) {
+            (Block::Attention, Some(own)) => Sublayer::of(own(attention)),
+            (Block::Attention, None) => Sublayer::new(attention.clone()),
+            (Block::Mlp, _) => Sublayer {
+                reads_layer_input: self.parallel,
+                ..Sublayer::new(self.mlp.clone())
+            },
+            (Block::Mamba, _) => Sublayer::new(self.mamba.as_ref()?.mixer.clone()),
+        };
+        Some(self.normed(part))
     }
 
     /// A part of a layer with the norms around it.
@@ -173,7 +198,7 @@ impl Decoder {
     }
 
     /// A name inside a layer.
-    fn in_layer(&self, name: &str) -> String {
+    pub(super) fn in_layer(&self, name: &str) -> String {
         format!("{}{name}", self.names.layer)
     }
 
@@ -205,7 +230,6 @@ impl Decoder {
             return;
         };
         let (names, shape) = (&self.names, &self.shape);
-        self.norm_rows(table.part(layer, 0), 0);
         self.projection_rows(table, layer, attention.layout);
         table.linear(
             &self.in_layer(names.attention_output),
@@ -258,7 +282,6 @@ impl Decoder {
     fn mlp_rows(&self, table: &mut Table, layer: usize) {
         let (names, stream, bias) = (&self.names, self.shape.stream(), self.bias.mlp);
         let neurons = self.shape.neurons(layer);
-        self.norm_rows(table.part(layer, 1), 1);
         let rows = match self.mlp.gate {
             Gate::None => vec![(names.up, Role::UP, neurons.clone())],
             Gate::Split => vec![

@@ -12,7 +12,7 @@ mod rotary;
 mod site;
 
 pub use activation::Activation;
-pub use config_key::ConfigKey;
+pub use config_key::{ConfigKey, PatternForm};
 pub use constraint::Constraint;
 pub use cost::Cost;
 pub use dim::{DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, dim_of_layer, split_dim};

@@ -140,7 +140,8 @@ impl ModelSpec {
                 .flat_map(|layer| self.mixer_costs(layer, &sizes));
             costs.fold(0, |sum, cost| {
                 let n_tokens = cost.cached_tokens.map_or(seq_len, |most| most.min(seq_len)) as u64;
-                sum.saturating_add(cost.cache_per_token.saturating_mul(n_tokens))
+                let of_tokens = cost.cache_per_token.saturating_mul(n_tokens);
+                sum.saturating_add(of_tokens).saturating_add(cost.state)
             })
         });
         numbers.saturating_mul(2).saturating_mul(batch_size as u64)

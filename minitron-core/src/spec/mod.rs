@@ -28,8 +28,8 @@ mod unread;
 
 pub use crate::parts::{
     Activation, At, ConfigKey, Constraint, Cost, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, MLP, Norm,
-    NormKind, Param, ParamKind, Part, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, Side,
-    Site, SizeOf, UnitsOf, dim_of_layer, split_dim, units,
+    NormKind, Param, ParamKind, Part, PatternForm, Port, Ports, ROPE_PAIRS, Role, Rotary,
+    RotaryScaling, Side, Site, SizeOf, UnitsOf, dim_of_layer, split_dim, units,
 };
 pub use architecture::Architecture;
 pub use axis::Axis;
@@ -241,7 +241,7 @@ impl ModelSpec {
             .values()
             .flat_map(|dim| &dim.stated)
             .find_map(|stated| match stated {
-                ConfigKey::Pattern { path, values } if path.rsplit('.').next() == Some(key) => {
+                ConfigKey::Pattern { path, values, .. } if path.rsplit('.').next() == Some(key) => {
                     Some(values.as_slice())
                 }
                 _ => None,

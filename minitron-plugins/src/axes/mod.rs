@@ -4,5 +4,7 @@ mod depth;
 mod heads;
 mod hidden;
 mod kv_heads;
+mod mamba_head_dim;
+mod mamba_heads;
 mod mlp;
 mod rope_pairs;
