@@ -30,12 +30,14 @@ impl Convolution {
         if let Some(document_bt) = document_bt {
             return Ok((self.inside_documents(&x_bsc, document_bt)?, tail_bsc));
         }
-        let y_bct = x_bsc.f_transpose(1, 2)?.f_conv1d(
+        let y_bct = x_bsc.f_transpose(1, 2)?.f_convolution(
             &self.weight_c1k,
             self.bias_c.as_ref(),
             [1i64],
             [0i64],
             [1i64],
+            false,
+            [0i64],
             n_channels,
         )?;
         Ok((y_bct.f_transpose(1, 2)?, tail_bsc))

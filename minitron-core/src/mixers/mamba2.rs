@@ -299,10 +299,10 @@ impl RunMamba2 {
             .f_to_kind(kind)?
             .f_add(&self.step_h.f_to_kind(kind)?)?
             .f_softplus()?;
-        let step_bth = match most.is_finite() {
-            true => step_bth.f_clamp(least, most)?,
-            false => step_bth.f_clamp_min(least)?,
-        };
+        let mut step_bth = step_bth.f_clamp_min(least)?;
+        if most.is_finite() {
+            step_bth = step_bth.f_clamp_max(most)?;
+        }
         let decay_h = self.decay_h.f_to_kind(kind)?.f_exp()?.f_neg()?;
         let of_groups = [n_batch, n_tokens, n_groups, state_size];
         let of_heads = [n_batch, n_tokens, n_groups, per_group];

@@ -56,7 +56,7 @@ impl Scan {
     /// y [B, T, G, R, P], and h after the last token [B, G, N, C] where somebody `keeps` it.
     pub fn run(self, chunk: usize, keeps: bool) -> Result<(Tensor, Option<Tensor>)> {
         let (n_batch, n_tokens, n_groups, n_heads, n_channels) = self.x_btgrp.size5()?;
-        let len = (chunk as i64).clamp(1, n_tokens.max(1));
+        let len = (chunk as i64).min(n_tokens).max(1);
         let chunks = Chunks::of(&self, len)?;
         let mut y_bzglrp = chunks.inside()?;
         let mut state = None;
@@ -234,7 +234,7 @@ fn padding(n_tokens: i64, len: i64) -> i64 {
 /// x [B, T, G, ..] to [B, Z, G, L, ..], filled up with zeros.
 fn in_chunks(x: &Tensor, len: i64) -> Result<Tensor> {
     let shape = x.size();
-    let n_tokens = shape.get(1).copied().present("tokens")?;
+    let n_tokens = shape.get(1).copied().present("a side of tokens")?;
     // Sides from the last to that of the tokens.
     let mut pad = vec![0; 2 * shape.len().saturating_sub(2)];
     pad.extend([0, padding(n_tokens, len)]);
@@ -251,5 +251,133 @@ fn size6(x: &Tensor) -> Result<(i64, i64, i64, i64, i64, i64)> {
         _ => Err(crate::error::Error::Internal(
             "a tensor of six sides".into(),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    const N_TOKENS: i64 = 13;
+
+    /// x, steps, decays, writes, reads and a first state, of 2 groups with 3 heads of 4 channels.
+    fn tensors() -> [Tensor; 6] {
+        let shapes: [&[i64]; 6] = [
+            &[2, N_TOKENS, 2, 3, 4],
+            &[2, N_TOKENS, 2, 3],
+            &[2, 3],
+            &[2, N_TOKENS, 2, 5],
+            &[2, N_TOKENS, 2, 5],
+            &[2, 2, 5, 12],
+        ];
+        let mut made = shapes.into_iter().enumerate().map(|(idx, shape)| {
+            let n = shape.iter().product::<i64>();
+            let numbers = Tensor::arange(n, (Kind::Double, Device::Cpu)).view(shape);
+            let sines = numbers.f_mul_scalar(0.7 + idx as f64).unwrap().sin();
+            match idx {
+                1 => sines.f_add_scalar(1.2).unwrap(),
+                2 => sines.f_sub_scalar(1.5).unwrap(),
+                _ => sines,
+            }
+        });
+        std::array::from_fn(|_| made.next().unwrap())
+    }
+
+    /// Documents that begin inside of chunks and at their ends; the first began before.
+    fn documents() -> Tensor {
+        let one = [0i64, 0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3];
+        let other = [1i64, 1, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3];
+        Tensor::from_slice(&[one, other].concat()).view([2, N_TOKENS])
+    }
+
+    fn scan(given: &[Tensor; 6], document_bt: Option<Tensor>) -> Scan {
+        let [x, step, decay, write, read, state] = given.each_ref().map(Tensor::shallow_clone);
+        Scan {
+            x_btgrp: x,
+            step_btgr: step,
+            decay_gr: decay,
+            write_btgn: write,
+            read_btgn: read,
+            document_bt,
+            state_bgnc: Some(state),
+        }
+    }
+
+    /// The recurrence as it is written down, token by token.
+    fn by_token(scan: Scan) -> (Tensor, Tensor) {
+        let mut state_bgnrp = scan.state_bgnc.unwrap().view([2, 2, 5, 3, 4]);
+        let mut y = Vec::new();
+        for token in 0..N_TOKENS {
+            let at = |x: &Tensor| x.select(1, token);
+            if let Some(document_bt) = &scan.document_bt {
+                let last = match token {
+                    0 => at(document_bt).zeros_like(),
+                    _ => document_bt.select(1, token - 1),
+                };
+                let goes_on = at(document_bt).f_eq_tensor(&last).unwrap();
+                state_bgnrp = state_bgnrp.f_mul(&goes_on.view([2, 1, 1, 1, 1])).unwrap();
+            }
+            let step_bgr = at(&scan.step_btgr);
+            let decay_bgr = step_bgr.f_mul(&scan.decay_gr).unwrap().exp();
+            let x_bgrp = at(&scan.x_btgrp).f_mul(&step_bgr.unsqueeze(-1)).unwrap();
+            let write = at(&scan.write_btgn).view([2, 2, 5, 1, 1]);
+            let added = write.f_mul(&x_bgrp.unsqueeze(2)).unwrap();
+            let decay = decay_bgr.view([2, 2, 1, 3, 1]);
+            state_bgnrp = state_bgnrp.f_mul(&decay).unwrap().f_add(&added).unwrap();
+            let read = at(&scan.read_btgn).view([2, 2, 5, 1, 1]);
+            let read_of = state_bgnrp.f_mul(&read).unwrap();
+            y.push(read_of.sum_dim_intlist([2i64].as_slice(), false, Kind::Double));
+        }
+        (Tensor::stack(&y, 1), state_bgnrp.reshape([2, 2, 5, 12]))
+    }
+
+    /// Value, last state, and gradients of a weighted sum of both.
+    fn all_of(documents: Option<Tensor>, run: impl Fn(Scan) -> (Tensor, Tensor)) -> Vec<Tensor> {
+        let given = tensors().map(|x| x.set_requires_grad(true));
+        let (y, state) = run(scan(&given, documents));
+        let weighted = |x: &Tensor| {
+            let weights = x.detach().f_mul_scalar(3.0).unwrap().cos();
+            x.f_mul(&weights).unwrap().sum(Kind::Double)
+        };
+        weighted(&y).f_add(&weighted(&state)).unwrap().backward();
+        let gradients = given.iter().map(Tensor::grad);
+        [y.detach(), state.detach()]
+            .into_iter()
+            .chain(gradients)
+            .collect()
+    }
+
+    #[test]
+    fn chunks_of_any_length_are_the_recurrence_token_by_token() {
+        for documents in [None, Some(documents())] {
+            let of = || documents.as_ref().map(Tensor::shallow_clone);
+            let expected = all_of(of(), by_token);
+            for chunk in [1, 2, 3, 5, 12, 13, 64] {
+                let found = all_of(of(), |scan| {
+                    let (y, state) = scan.run(chunk, true).unwrap();
+                    (y, state.unwrap())
+                });
+                for (found, expected) in found.iter().zip(&expected) {
+                    let error = found.f_sub(expected).unwrap().abs().max();
+                    let error = error.double_value(&[]);
+                    assert!(error <= 1e-12, "chunks of {chunk}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn decays_far_below_nothing_leave_finite_gradients() {
+        let mut given = tensors().map(|x| x.to_kind(Kind::Float));
+        given[2] = given[2].f_mul_scalar(1e4).unwrap();
+        let given = given.map(|x| x.detach().set_requires_grad(true));
+        let (y, state) = scan(&given, None).run(4, true).unwrap();
+        let sum = y.sum(Kind::Float).f_add(&state.unwrap().sum(Kind::Float));
+        sum.unwrap().backward();
+        for gradient in given.iter().map(Tensor::grad) {
+            assert!(bool::try_from(gradient.isfinite().all()).unwrap());
+        }
     }
 }

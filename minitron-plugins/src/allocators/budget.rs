@@ -19,7 +19,8 @@ pub struct Budget {
     pub params: String,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads, rope_pairs and
+    /// mamba_head_dim where empty.
     pub free: Vec<String>,
     /// Plans given, best first.
     pub n_plans: usize,

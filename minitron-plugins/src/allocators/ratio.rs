@@ -20,7 +20,8 @@ pub struct Ratio {
     pub tolerance: f64,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads, rope_pairs and
+    /// mamba_head_dim where empty.
     pub free: Vec<String>,
 }
 
