@@ -230,6 +230,17 @@ pub fn families() -> [Value; 9] {
     ]
 }
 
+/// Those of them whose layers all have attention and an MLP.
+pub fn alike() -> Vec<Value> {
+    let mut alike = families().to_vec();
+    alike.retain(|config| {
+        !["nemotron_h", "bamba"]
+            .map(Value::from)
+            .contains(&config["model_type"])
+    });
+    alike
+}
+
 /// Opens and loads a folder in f32.
 pub fn load(dir: &Path) -> Result<(ModelFolder, Transformer)> {
     let folder = ModelFolder::open(dir, &registry())?;
