@@ -10,7 +10,9 @@ use super::forecast::{ForecastOptions, forecast};
 use minitron_core::checkpoint::{Config, TensorSource, has_weights, held_instead};
 use minitron_core::error::Result;
 use minitron_core::plan::Space;
-use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Sizes};
+use minitron_core::spec::{
+    DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim,
+};
 
 /// Options of `inspect`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
@@ -153,7 +155,7 @@ fn announced(spec: &ModelSpec) -> Result<WeightSummary> {
 
 fn dims(spec: &ModelSpec) -> Value {
     let heads = spec.size(HEADS);
-    json!({
+    let mut dims = json!({
         "hidden": spec.size(HIDDEN),
         "mlp": spec.size(MLP),
         "heads": heads,
@@ -161,5 +163,13 @@ fn dims(spec: &ModelSpec) -> Value {
         "head_dim": spec.head_dim(),
         "layers": spec.size(DEPTH),
         "vocab": spec.options.vocab,
-    })
+    });
+    // What else layers are made of: the heads of their Mamba mixers.
+    for dim in spec.dims.values() {
+        let kind = split_dim(&dim.name).0;
+        if ![DEPTH, ROPE_PAIRS].contains(&kind) && dims.get(kind).is_none() {
+            dims[kind] = dim.size.into();
+        }
+    }
+    dims
 }
