@@ -5,6 +5,7 @@ use minitron_core::spec::{ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::layers::LayersByDepth;
 use super::shapes::{Goal, plans};
 
 /// A number of parameters: of all legal shapes within the tolerance, the one whose axes shrink most
@@ -52,8 +53,9 @@ impl Allocator for Budget {
             n_params,
             tolerance,
         } = parse_budget(&self.params)?;
+        let layers = LayersByDepth::new(space, rankings, spec);
         let goal = Goal {
-            cost: &|sizes| spec.n_params_at(sizes),
+            cost: &|sizes| spec.n_params_of(&layers.with(sizes)),
             unit: "parameters",
             target: n_params,
             tolerance,
