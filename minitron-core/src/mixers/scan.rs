@@ -62,7 +62,7 @@ impl Scan {
         let mut state = None;
         if keeps || n_tokens > len || self.state_bgnc.is_some() {
             let (before_bzgnc, after_bgnc) = chunks.states(self.state_bgnc.as_ref())?;
-            y_bzglrp = y_bzglrp.f_add(&chunks.from_before(&before_bzgnc)?)?;
+            y_bzglrp = y_bzglrp.f_add(&chunks.carried_on(&before_bzgnc)?)?;
             state = Some(after_bgnc);
         }
         let y_btgrp = y_bzglrp
@@ -167,7 +167,7 @@ impl Chunks {
     }
 
     /// What the state before a chunk gives its tokens.
-    fn from_before(&self, before_bzgnc: &Tensor) -> Result<Tensor> {
+    fn carried_on(&self, before_bzgnc: &Tensor) -> Result<Tensor> {
         let mut reach_bzglr = self.sum_bzglr.f_exp()?;
         if let Some(documents) = &self.documents {
             reach_bzglr = reach_bzglr.f_mul(&documents.reach()?)?;
