@@ -183,7 +183,7 @@ def bamba():
         # The keys of published configs, which leave the width of a head to the class.
         "published": {
             "config": base,
-            "json": {"mamba_d_head": "auto", "rope_theta": 1000.0},
+            "json": {"mamba_d_head": "auto", "rope_theta": 1000.0, "partial_rotary_factor": 0.9},
             "without": ["rope_parameters", "time_step_limit"],
             "slow": True,
         },

@@ -44,7 +44,9 @@ impl Architecture for Bamba {
     }
 
     fn spec(&self, evidence: &CheckpointInfo) -> Result<ModelSpec> {
-        let config = evidence.config;
+        // Beside the parameters of the rotation, its class says half whatever stands there.
+        let mut config = evidence.config.clone();
+        config.remove("partial_rotary_factor");
         let norm = Norm {
             kind: NormKind::Rms,
             eps: config.number_or("rms_norm_eps", 1e-5)?,
@@ -53,7 +55,7 @@ impl Architecture for Bamba {
             "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
             "num_attention_heads": 32, "vocab_size": 128_000, "mamba_n_heads": 128,
             "mamba_n_groups": 1, "mamba_expand": 2 });
-        let mut decoder = Decoder::new("bamba", config, ShapeKeys::USUAL, norm, defaults)?;
+        let mut decoder = Decoder::new("bamba", &config, ShapeKeys::USUAL, norm, defaults)?;
         decoder.names = NAMES;
         decoder.stated_biases()?;
         decoder.rotate(RotaryDefaults {
