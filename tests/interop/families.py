@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from reference import load
+from reference import load, uncached
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from variants import GENERATE, LONG, SHORT, variants
@@ -115,9 +115,7 @@ def within(given, config):
 
 def said(model, ids, mask=None):
     """Logits, or the last hidden states of a model without a head."""
-    # The cache of some hybrids wants a layer of attention, which a student may lack.
-    uncached = {"use_cache": False} if model.can_generate() else {}
-    result = model(input_ids=ids, attention_mask=mask, **uncached)
+    result = model(input_ids=ids, attention_mask=mask, **uncached(model))
     logits = getattr(result, "logits", None)
     return (result.last_hidden_state if logits is None else logits).float()
 

@@ -88,6 +88,13 @@ impl Sizes {
 }
 
 impl Mamba2 {
+    /// Tokens of a chunk, at most so many: as few as hold no more for pairs of them than for
+    /// states.
+    pub fn chunk(most: usize, head_dim: usize, state_size: usize) -> usize {
+        let even = head_dim.saturating_mul(state_size).isqrt();
+        even.next_power_of_two().min(most)
+    }
+
     fn norm(&self) -> Norm {
         Norm {
             kind: NormKind::Rms,
@@ -146,10 +153,10 @@ impl Mixer for Mamba2 {
         let held = inner.saturating_mul(state_size);
         let before = (self.taps as u64).saturating_sub(1);
         let by_token = [
-            inner.saturating_mul(8),
+            inner.saturating_mul(11),
             convolved.saturating_mul(4),
             n_heads.saturating_mul(chunk).saturating_mul(3),
-            held.saturating_mul(2) / chunk,
+            held.saturating_mul(4) / chunk,
         ];
         Cost {
             // Two halves of what is f32.

@@ -116,12 +116,14 @@ fn mamba(decoder: &Decoder, norm: Norm) -> Result<(MambaShape, usize)> {
              `mamba_n_heads`, `mamba_d_head` or `mamba_expand`"
         )));
     }
+    let state_size = config.size_or("mamba_d_state", 256)?;
+    let chunk = config.size_or("mamba_chunk_size", 256)?;
     let shape = MambaShape {
         mixer: Mamba2 {
             head_dim,
-            state_size: config.size_or("mamba_d_state", 256)?,
+            state_size,
             taps: config.size_or("mamba_d_conv", 4)?,
-            chunk: config.size_or("mamba_chunk_size", 256)?,
+            chunk: Mamba2::chunk(chunk, head_dim, state_size),
             steps: steps(config)?,
             eps: norm.eps,
             activation: decoder.mlp.activation,

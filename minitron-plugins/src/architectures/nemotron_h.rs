@@ -159,12 +159,15 @@ fn renamed(config: &Config) -> Config {
 }
 
 fn mamba(config: &Config, norm: Norm) -> Result<MambaShape> {
+    let head_dim = config.size("mamba_head_dim")?;
+    let state_size = config.size_or("ssm_state_size", 128)?;
+    let chunk = config.size_or("chunk_size", 128)?;
     let shape = MambaShape {
         mixer: Mamba2 {
-            head_dim: config.size("mamba_head_dim")?,
-            state_size: config.size_or("ssm_state_size", 128)?,
+            head_dim,
+            state_size,
             taps: config.size("conv_kernel")?,
-            chunk: config.size_or("chunk_size", 128)?,
+            chunk: Mamba2::chunk(chunk, head_dim, state_size),
             steps: (config.number_or("time_step_min", 0.001)?, f64::INFINITY),
             eps: norm.eps,
             activation: Activation::read(config, "mamba_hidden_act", "silu")?,
