@@ -134,7 +134,7 @@ const TRAINING: &[&str] = &[
 
 /// Lists of plugins cut short: a new plugin is to change no test.
 fn without_plugins(text: &str) -> String {
-    for list in ["known: activation, ", "supported: bert, "] {
+    for list in ["known: activation, ", "supported: bamba, bert, "] {
         if let Some((before, _)) = text.split_once(list) {
             return format!("{before}{list}…");
         }
@@ -2274,7 +2274,7 @@ fn failed_runs_are_answered_with_code_1() {
     insta::assert_snapshot!(
         error(&["generate", "@teacher"]),
         @"error: checkpoint: DIR/teacher/config.json: model_type `mamba` is not supported; \
-          supported: bert, …"
+          supported: bamba, bert, …"
     );
     fs::write(shell.at("teacher/config.json"), config.replace("48", "52")).unwrap();
     insta::assert_snapshot!(

@@ -31,6 +31,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
     (
         Kind::Architecture,
         &[
+            "bamba",
             "bert",
             "distilbert",
             "gemma2",
@@ -46,6 +47,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "mistral3",
             "modernbert",
             "nemotron",
+            "nemotron_h",
             "olmo2",
             "olmo3",
             "phi3",
@@ -58,7 +60,16 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
     ),
     (
         Kind::Axis,
-        &["depth", "heads", "hidden", "kv_heads", "mlp", "rope_pairs"],
+        &[
+            "depth",
+            "heads",
+            "hidden",
+            "kv_heads",
+            "mamba_head_dim",
+            "mamba_heads",
+            "mlp",
+            "rope_pairs",
+        ],
     ),
     (
         Kind::Importance,

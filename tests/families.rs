@@ -39,7 +39,8 @@ const REFUSED: [&str; 0] = [];
 const UNCUT: [&str; 1] = ["modernbert without the first layer"];
 
 /// Families whose heads lose channels in rope pairs.
-const PAIRED: [&str; 20] = [
+const PAIRED: [&str; 21] = [
+    "bamba",
     "llama",
     "nemotron",
     "qwen2",

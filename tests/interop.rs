@@ -13,6 +13,7 @@ use minitron_core::checkpoint::{
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
 use minitron_core::evaluate::{Sampling, SentenceModules, generate, sentence_embeddings};
+use minitron_core::mixers::{MAMBA_HEAD_DIM, MAMBA_HEADS};
 use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
@@ -106,7 +107,7 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
         let sizes = smaller_sizes(&Space::new(&folder.spec, &context.axes(&[]).unwrap()).unwrap());
-        let n_axes = 4 + [KV_HEADS, ROPE_PAIRS]
+        let n_axes = 4 + [KV_HEADS, ROPE_PAIRS, MAMBA_HEADS, MAMBA_HEAD_DIM]
             .iter()
             .filter(|kind| sizes.contains_key(**kind))
             .count();
@@ -122,7 +123,9 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
             size: sizes
                 .clone()
                 .into_iter()
-                .filter(|(kind, _)| kind == ROPE_PAIRS)
+                .filter(|(kind, _)| {
+                    [ROPE_PAIRS, MAMBA_HEADS, MAMBA_HEAD_DIM].contains(&kind.as_str())
+                })
                 .collect(),
             ..PruneOptions::default()
         };
@@ -135,8 +138,10 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
             folder.checkpoint.tensors.info(&param.name()),
             pruned.tensors.info(&param.name()),
         );
+        // In a hybrid, there may have been a layer of another kind.
+        let Some(was) = was else { continue };
         assert_eq!(
-            was.unwrap().dtype,
+            was.dtype,
             is.unwrap().dtype,
             "{}: {}",
             model.display(),

@@ -648,7 +648,7 @@ fn an_unsupported_family_lists_the_supported_ones() {
     let plugin = "A plugin can add a family: `minitron plugins new architecture DIR`";
     let says = [
         "config.json",
-        "model_type `mamba` is not supported; supported: bert, distilbert, ",
+        "model_type `mamba` is not supported; supported: bamba, bert, ",
         "llama, ministral, ",
         plugin,
     ];

@@ -74,6 +74,13 @@ PROJECTIONS = [
     ("attention.out_lin", "ffn.lin2", "attention.q_lin", "ffn.lin1"),
     ("attn.Wo", "mlp.Wo", "attn.Wqkv", "mlp.Wi"),
 ]
+# The same in hybrids, of which a layer has some; Mamba's output projection reads its heads.
+PARTS = {
+    "heads": ["self_attn.o_proj", "mixer.o_proj"],
+    "mamba": ["mamba.out_proj", "mixer.out_proj"],
+    "neurons": ["feed_forward.down_proj", "mixer.down_proj"],
+}
+READS = ["mamba.in_proj", "self_attn.q_proj", "feed_forward.up_proj", "mixer.in_proj", "mixer.q_proj", "mixer.up_proj"]
 
 
 def resolved(module, path):
@@ -84,7 +91,7 @@ def resolved(module, path):
 
 
 class Sites:
-    """Records, in f64, what flows through a layer: `heads`, `neurons`, `reads` (two a layer), `before`, `after`."""
+    """Records, in f64, what flows through a layer: `heads`, `neurons`, `mamba`, `reads` (one a part), `before`, `after`."""
 
     def __init__(self, model):
         self.seen = {}
@@ -98,9 +105,14 @@ class Sites:
             yield from self.watch_experts(idx, layer)
             return
         found = ([resolved(layer, path) for path in paths] for paths in PROJECTIONS)
-        heads, neurons, *reads = next(modules for modules in found if None not in modules)
-        yield self.input(heads, (idx, "heads"))
-        yield self.input(neurons, (idx, "neurons"))
+        usual = next((modules for modules in found if None not in modules), None)
+        if usual:
+            parts, reads = dict(zip(["heads", "neurons"], usual)), usual[2:]
+        else:
+            parts = {part: resolved(layer, path) for part, paths in PARTS.items() for path in paths if resolved(layer, path)}
+            reads = [module for module in (resolved(layer, path) for path in READS) if module]
+        for part, module in parts.items():
+            yield self.input(module, (idx, part))
         for part, module in enumerate(reads):
             yield self.input(module, (idx, "reads", part))
 
@@ -171,19 +183,25 @@ def of_experts(sites, idx, batch):
     return units, reap | {f"reap.frequency/{dim}": tokens}
 
 
-def scores(sites, n_heads):
+def scores(sites, config):
     n_layers = len(sites.layers)
+    n_mamba = getattr(config, "mamba_num_heads", None) or getattr(config, "mamba_n_heads", None)
     units, result = {}, {}
     for idx in range(n_layers):
-        heads = sites.seen[idx, "heads"]
-        units[f"heads.{idx}"] = [heads.unflatten(-1, (n_heads, -1)).norm(dim=-1)]
+        heads, mamba, neurons = (sites.seen.get((idx, part)) for part in ["heads", "mamba", "neurons"])
+        if heads is not None:
+            units[f"heads.{idx}"] = [heads.unflatten(-1, (config.num_attention_heads, -1)).norm(dim=-1)]
+        if mamba is not None:
+            mamba = mamba.unflatten(-1, (n_mamba, -1))
+            units[f"mamba_heads.{idx}"] = [mamba.norm(dim=-1)]
+            units[f"mamba_head_dim.{idx}"] = [mamba.square().mean(-2).sqrt()]
+        if neurons is not None:
+            units[f"mlp.{idx}"] = [neurons]
         if (idx, "experts") in sites.seen:
             of_layer, reap = of_experts(sites, idx, heads.shape[:2])
             units |= of_layer
             result |= reap
-        else:
-            units[f"mlp.{idx}"] = [sites.seen[idx, "neurons"]]
-    units["hidden"] = [sites.seen[idx, "reads", norm] for idx in range(n_layers) for norm in (0, 1)]
+    units["hidden"] = [x for key, x in sites.seen.items() if key[1] == "reads"]
     for seq, over_tokens in AGGREGATIONS.items():
         for batch, over_samples in AGGREGATIONS.items():
             for dim, places in units.items():
@@ -275,6 +293,7 @@ def bert_in_old_spelling(tensors):
 
 # What makes the variants of tests/interop/variants.py smaller still.
 TINY = dict(hidden_size=16, intermediate_size=12, num_hidden_layers=2, vocab_size=28)
+MAMBA = dict(mamba_head_dim=4, ssm_state_size=4, chunk_size=8)
 PIXTRAL = dict(model_type="pixtral", hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
 PIXTRAL |= dict(head_dim=8, image_size=16, patch_size=8)
 
@@ -342,6 +361,12 @@ SMALL = {
     "mixtral_windowed": lambda: small("mixtral", "windowed", num_local_experts=4, intermediate_size=8),
     "olmoe_biased": lambda: small("olmoe", "biased", num_experts=4, intermediate_size=8),
     "gpt_oss_windowed": lambda: small("gpt_oss", "implied", num_local_experts=4, intermediate_size=8),
+    "nemotron_h_biased": lambda: small(
+        "nemotron_h", "biased", **MAMBA, mamba_num_heads=4, layers_block_type=["mamba", "attention", "mlp", "mamba"]
+    ),
+    "bamba_biased": lambda: small(
+        "bamba", "biased", mamba_n_heads=8, mamba_d_head=4, mamba_d_state=4, mamba_chunk_size=8, attn_layer_indices=[1]
+    ),
 }
 
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
@@ -407,7 +432,7 @@ def write(name, model, seed, n_tokens=24, config=None, tensors=None, max_shard_s
     input_ids = torch.randint(3, vocab, (2, n_tokens), generator=generator)
     sites = Sites(model)
     expected = {"input_ids": input_ids} | reference.outputs(model, input_ids)
-    expected |= scores(sites, model.config.get_text_config().num_attention_heads)
+    expected |= scores(sites, model.config.get_text_config())
     save(expected, folder / "expected.safetensors")
 
 

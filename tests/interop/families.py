@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from reference import load
+from reference import load, uncached
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from variants import GENERATE, LONG, SHORT, variants
@@ -115,7 +115,7 @@ def within(given, config):
 
 def said(model, ids, mask=None):
     """Logits, or the last hidden states of a model without a head."""
-    result = model(input_ids=ids, attention_mask=mask)
+    result = model(input_ids=ids, attention_mask=mask, **uncached(model))
     logits = getattr(result, "logits", None)
     return (result.last_hidden_state if logits is None else logits).float()
 
@@ -133,7 +133,7 @@ def gradients(model, ids, mask):
 
 
 @torch.no_grad()
-def generated(model, seed, lengths):
+def generated(model, seed, lengths, cached):
     """A prompt whose continuation is never close, what is added to it, and the logits that each token was chosen by."""
     n_prompt, n_new = lengths
     generator = torch.Generator().manual_seed(seed)
@@ -145,7 +145,7 @@ def generated(model, seed, lengths):
             max_new_tokens=n_new,
             min_new_tokens=n_new,
             do_sample=False,
-            use_cache=True,
+            use_cache=cached,
             pad_token_id=0,
             eos_token_id=None,
             return_dict_in_generate=True,
@@ -178,7 +178,7 @@ def make(family, variant, dir):
         if "beyond_ids" in found:
             found["beyond_said"] = said(model, found["beyond_ids"])
     if answer["decoder"]:
-        more, answer["cached"] = generated(model, seed, what.get("generate", GENERATE))
+        more, answer["cached"] = generated(model, seed, what.get("generate", GENERATE), what.get("cached", True))
         found |= more
         found["loss"] = gradients(model, found["ids"], found["mask"]).reshape(1)
         model.save_pretrained(dir / "gradients")

@@ -70,6 +70,11 @@ def load(model_dir, attention="eager"):
     return model.eval()
 
 
+def uncached(model):
+    """What a forward pass is told: the cache of some hybrids wants a layer of attention, which a student may lack."""
+    return {"use_cache": False} if model.can_generate() else {}
+
+
 @torch.no_grad()
 def outputs(model, input_ids, attention_mask=None, n_new=None):
     """`logits` [B, T, V], or `last_hidden_state` [B, T, E]."""
@@ -78,7 +83,7 @@ def outputs(model, input_ids, attention_mask=None, n_new=None):
         prompt = input_ids[:1]
         found = model.generate(prompt, max_new_tokens=int(n_new[0]), do_sample=False, pad_token_id=0)
         return {"continued": found[0, prompt.shape[1] :].contiguous()}
-    result = model(input_ids=input_ids, attention_mask=attention_mask)
+    result = model(input_ids=input_ids, attention_mask=attention_mask, **uncached(model))
     for key in ("logits", "prediction_logits"):
         if getattr(result, key, None) is not None:
             return {"logits": result[key].float().contiguous()}
@@ -92,7 +97,7 @@ def gradients(model, tensors):
     model.zero_grad()
     total = 0.0
     for ids, labels in passes:
-        loss = model(input_ids=ids, labels=labels, num_items_in_batch=n_predictions).loss
+        loss = model(input_ids=ids, labels=labels, num_items_in_batch=n_predictions, **uncached(model)).loss
         loss.backward()
         total += loss.item()
     found = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}

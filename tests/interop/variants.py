@@ -123,6 +123,73 @@ def nemotron():
     }
 
 
+def nemotron_h():
+    base = {key: value for key, value in DECODER.items() if key != "num_hidden_layers"}
+    base |= {"head_dim": 16, "mamba_num_heads": 6, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 12}
+    # No step of theirs is at the lower bound, which the class keeps to for all tokens but one behind a state.
+    base |= {"conv_kernel": 4, "chunk_size": 16, "time_step_min": 1e-6, "time_step_floor": 0.5}
+    # M, *, - and M again: each kind is in the first, the middle or the last layer.
+    kinds = ["linear_attention", "full_attention", "mlp", "linear_attention", "mlp", "linear_attention", "full_attention"]
+    return {
+        "biased": {
+            "config": base | {"layers_block_type": kinds, "use_bias": True, "mlp_bias": True},
+            "off": {
+                "use_bias": {"use_bias": False},
+                "mlp_bias": {"mlp_bias": False},
+                "conv_bias": {"use_conv_bias": False},
+                "groups": {"n_groups": 1, "ssm_state_size": 24},
+            },
+        },
+        # The keys of published configs; a list goes before a pattern, and both are kept.
+        "pattern": {
+            "config": base | {"hybrid_override_pattern": "M*-M*M", "n_groups": 1, "use_conv_bias": False},
+            "json": {"hybrid_override_pattern": "M*-M*M", "num_hidden_layers": 6, "rms_norm_eps": 1e-5},
+            "without": ["layers_block_type"],
+        },
+        # Steps that are cut from below; one token behind a state takes them uncut there, so nothing is cached.
+        "steps": {
+            "config": base | {"layers_block_type": ["mamba", "attention"] * 2, "time_step_min": 1.2},
+            "json": {"layers_block_type": ["mamba", "attention"] * 2},
+            "off": {"steps": {"time_step_min": 0.001}},
+            "cached": False,
+        },
+        "groups": {
+            "config": base | {"layers_block_type": ["linear_attention", "full_attention"] * 2, "n_groups": 3, "conv_kernel": 2},
+            "slow": True,
+        },
+    }
+
+
+def bamba():
+    base = DECODER | {"mamba_n_heads": 12, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 12, "mamba_expand": 2}
+    base |= {"mamba_chunk_size": 16, "rms_norm_eps": 1e-2, "attn_layer_indices": [1, 3], "num_hidden_layers": 4}
+    base |= {"rope_parameters": DEFAULT | {"partial_rotary_factor": 0.5}}
+    biases = {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}
+    off = {key: {key: False} for key in [*biases, "mamba_conv_bias"]}
+    off |= {"groups": {"mamba_n_groups": 1, "mamba_d_state": 24}}
+    return {
+        "biased": {
+            "config": base | biases | {"head_dim": 16},
+            "off": off | {"partial": {"rope_parameters": DEFAULT | {"partial_rotary_factor": 1.0}}},
+        },
+        "tied": {
+            "config": base | {"tie_word_embeddings": True, "mamba_n_groups": 1, "mamba_conv_bias": False},
+        },
+        "steps": {
+            "config": base | {"time_step_limit": [1.2, 1.6]},
+            "off": {"least": {"time_step_limit": [0.0, 1.6]}, "most": {"time_step_limit": [1.2, float("inf")]}},
+            "cached": False,
+        },
+        # The keys of published configs, which leave the width of a head to the class.
+        "published": {
+            "config": base,
+            "json": {"mamba_d_head": "auto", "rope_theta": 1000.0, "partial_rotary_factor": 0.9},
+            "without": ["rope_parameters", "time_step_limit"],
+            "slow": True,
+        },
+    }
+
+
 def gpt2():
     base = {"vocab_size": 112, "n_embd": 48, "n_layer": 4, "n_head": 4, "n_inner": 80, "n_positions": 64}
     base |= {"bos_token_id": 1, "eos_token_id": None, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -723,6 +790,8 @@ def gpt_oss():
 FAMILIES = {
     "llama": ("LlamaForCausalLM", llama),
     "nemotron": ("NemotronForCausalLM", nemotron),
+    "nemotron_h": ("NemotronHForCausalLM", nemotron_h),
+    "bamba": ("BambaForCausalLM", bamba),
     "gpt2": ("GPT2LMHeadModel", gpt2),
     "bert": ("BertForMaskedLM", bert),
     "qwen2": ("Qwen2ForCausalLM", qwen2),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minitron::{dense_families, registry, some_windows, tiny_llama};
+use minitron::{alike, registry, some_windows, tiny_llama};
 use minitron_core::contract::{ModelPair, StateLoss};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Transformer};
@@ -64,7 +64,7 @@ fn cloned(model: &Model, spec: &str, by: &Plan, told: &Plan) -> Result<f64> {
 
 #[test]
 fn neurons_whose_layer_reads_what_it_read_are_what_they_were() {
-    for config in dense_families() {
+    for config in alike() {
         let model = Model::new(&config, 71).unwrap();
         for spec in ["neuron_clone", "neuron_clone:projections=up"] {
             // One layer reads the embeddings, which nobody cut.

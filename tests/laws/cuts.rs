@@ -1,6 +1,6 @@
 //! What each cut is said to cost.
 
-use minitron::{Workspace, dense_families, tiny_llama};
+use minitron::{Workspace, alike, tiny_llama};
 use minitron_core::reconstruct::{Fit, StudentEditor};
 use minitron_core::spec::{At, dim_of_layer};
 use serde_json::Value;
@@ -19,9 +19,16 @@ fn writers(editor: &StudentEditor) -> Vec<Fit> {
         .collect()
 }
 
+/// Of those whose first layer is attention and an MLP.
+fn linear_and_alike() -> Vec<Value> {
+    let mut configs = linear_writers();
+    configs.retain(|config| alike().contains(config));
+    configs
+}
+
 #[test]
 fn nothing_that_is_not_cut_costs_anything() {
-    for config in dense_writers() {
+    for config in linear_and_alike() {
         let whole = Ward::of(&config, &[]);
         assert!(whole.treated(&["least_squares"]).unwrap().fits().is_empty());
         // Before the first cut, what is read and written is the teacher's.
@@ -57,17 +64,10 @@ fn nothing_that_is_not_cut_costs_anything() {
     }
 }
 
-/// Families of MLPs alone whose writers can be fitted.
-fn dense_writers() -> Vec<Value> {
-    let mut all = linear_writers();
-    all.retain(|config| dense_families().contains(config));
-    all
-}
-
 /// The neurons of a smaller MLP are among those of a larger one, so what they can say is too.
 #[test]
 fn a_larger_cut_never_costs_less_on_the_same_text() {
-    for config in linear_writers() {
+    for config in linear_and_alike() {
         let errors: Vec<f64> = [44, 36, 24, 12, 4]
             .into_iter()
             .map(|n| {

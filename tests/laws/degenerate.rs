@@ -321,6 +321,8 @@ fn one_layer_one_head_and_one_of_both_go_through_every_job() {
             let mut config = config.clone();
             if let Some(n_layers) = n_layers {
                 config[layers] = json!(n_layers);
+                config["hybrid_override_pattern"] = json!("-");
+                config["attn_layer_indices"] = json!([]);
             }
             if let Some(n_heads) = n_heads {
                 config[heads] = json!(n_heads);

@@ -1,15 +1,15 @@
 //! Options of mixers, against what they come to at their ends.
 
 use minitron::{config, forward, random_weights, some_ids, tiny_llama};
-use minitron_core::architectures::Decoder;
+use minitron_core::architectures::{Block, Decoder, MambaKeys, MambaShape};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
-use minitron_core::mixers::SINKS;
-use minitron_core::model::{Cache, LoadOptions, NoTap, Transformer};
+use minitron_core::mixers::{MAMBA_STEP, Mamba2, SINKS};
+use minitron_core::model::{Cache, Input, LoadOptions, NoTap, Transformer, fresh_weights};
 use minitron_core::plan::Plan;
 use minitron_core::prune::PrunedView;
 use minitron_core::spec::{
-    At, CheckpointInfo, ModelSpec, Norm, NormKind, ParamKind, Role, RotaryDefaults, ShapeKeys,
-    dim_of_layer,
+    Activation, At, CheckpointInfo, ModelSpec, Norm, NormKind, ParamKind, Role, RotaryDefaults,
+    ShapeKeys, dim_of_layer,
 };
 use serde_json::json;
 use tch::Tensor;
@@ -138,4 +138,92 @@ fn assert_stepwise(model: &Transformer, ids_bt: &Tensor) {
             "in runs of {run}"
         );
     }
+}
+
+/// Llama's blocks of which the first and the last are Mamba instead of attention, in chunks of so
+/// many tokens.
+fn hybrid(chunk: usize) -> ModelSpec {
+    decoder(|of| {
+        of.blocks = vec![vec![Block::Mamba, Block::Mlp]; 3];
+        of.blocks[1] = Block::USUAL.to_vec();
+        of.mamba = Some(MambaShape {
+            mixer: Mamba2 {
+                head_dim: 6,
+                state_size: 5,
+                taps: 4,
+                chunk,
+                steps: (0.01, f64::INFINITY),
+                eps: 1e-5,
+                activation: Activation::Silu,
+            },
+            n_heads: 6,
+            n_groups: 2,
+            keys: MambaKeys {
+                heads: "mamba_heads",
+                head_dim: "mamba_head_dim",
+                groups: "mamba_groups",
+            },
+            bias: true,
+            convolution_bias: true,
+            name: "mamba",
+        });
+    })
+}
+
+#[test]
+fn mamba_is_the_same_in_chunks_of_any_length_and_behind_states() {
+    let source = random_weights(&hybrid(4), 9).unwrap();
+    let ids_bt = some_ids(2, 23, 61, 10).unwrap();
+    let whole = forward(&loaded(&source, &hybrid(64)), &ids_bt).unwrap();
+    for chunk in [1, 4, 5, 23] {
+        let model = loaded(&source, &hybrid(chunk));
+        let found = forward(&model, &ids_bt).unwrap();
+        assert!(relative(&found, &whole) <= REORDERED, "chunks of {chunk}");
+        assert_stepwise(&model, &ids_bt);
+    }
+}
+
+#[test]
+fn mamba_sees_neither_later_tokens_nor_other_documents() {
+    let spec = hybrid(4);
+    let model = loaded(&random_weights(&spec, 11).unwrap(), &spec);
+    let ids_bt = some_ids(1, 21, 61, 12).unwrap();
+    let whole = forward(&model, &ids_bt).unwrap();
+    let first = forward(&model, &ids_bt.narrow(1, 0, 9)).unwrap();
+    assert!(relative(&first, &whole.narrow(1, 0, 9)) <= REORDERED);
+    // A document from the ninth token on, and one of a single token.
+    let starts = [(0, 9), (9, 1), (10, 11)];
+    let positions: Vec<i64> = starts.iter().flat_map(|&(_, n)| 0..n).collect();
+    let positions_bt = Tensor::from_slice(&positions).unsqueeze(0);
+    let input = Input {
+        ids_bt: &ids_bt,
+        attention_mask_bt: None,
+        positions_bt: Some(&positions_bt),
+    };
+    let together = forward(&model, input).unwrap();
+    for (start, n) in starts {
+        let alone = forward(&model, &ids_bt.narrow(1, start, n)).unwrap();
+        let found = together.narrow(1, start, n);
+        assert!(relative(&found, &alone) <= REORDERED, "from {start} on");
+    }
+    assert!(relative(&together.narrow(1, 10, 11), &whole.narrow(1, 10, 11)) > 1e-3);
+}
+
+#[test]
+fn fresh_mamba_weights_take_the_steps_that_its_authors_start_with() {
+    let spec = hybrid(4);
+    let source = fresh_weights(&spec, 13).unwrap();
+    let at = At::Sublayer {
+        layer: 0,
+        sublayer: 0,
+    };
+    let name = spec.find(at, MAMBA_STEP, ParamKind::Weight).unwrap().name();
+    let steps = source.read(&name).unwrap().softplus();
+    let (least, most) = (steps.min().double_value(&[]), steps.max().double_value(&[]));
+    assert!(
+        least >= 1e-3 * 0.999 && most <= 1e-1 * 1.001 && least < most,
+        "{least} {most}"
+    );
+    let logits = forward(&loaded(&source, &spec), &some_ids(1, 9, 61, 14).unwrap()).unwrap();
+    assert!(bool::try_from(logits.isfinite().all()).unwrap());
 }

@@ -412,12 +412,13 @@ fn parts_inside_units_are_counted_and_placed() {
             |side: &Side| minitron_core::prune::side_indices(side, &model.spec, &plan).unwrap();
         let rows = kept(&query.sides[0]);
         let (head_dim, pairs) = (model.spec.head_dim(), axis.full);
+        let heads = &model.spec.dims_of("heads").next().unwrap().name;
         for row in rows {
             let (head, channel) = (row / head_dim, row % head_dim);
             let is_kept =
                 channel >= 2 * pairs || plan.kept[ROPE_PAIRS].contains(&(channel % pairs));
             assert!(
-                is_kept && plan.kept["heads.0"].contains(&head),
+                is_kept && plan.kept[heads].contains(&head),
                 "{}: row {row}",
                 model.family()
             );

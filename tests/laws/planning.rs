@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use minitron::{axes, config, families, groups, registry, tiny_llama, tiny_nemotron};
+use minitron::{
+    axes, config, families, groups, registry, tiny_llama, tiny_nemotron, tiny_nemotron_h,
+};
 use minitron_core::calibrate::Scores;
 use minitron_core::contract::{Allocator, Axis};
 use minitron_core::plan::{Cut, Plan, Rankings, Space, schedule};
@@ -294,6 +296,25 @@ fn memory_is_a_ceiling() {
             error.starts_with(text) && error.ends_with("allow more or free another axis"),
             "{error}"
         );
+    }
+}
+
+/// Layers of a hybrid cost unequally: those that stay are counted, not so many of them on average.
+#[test]
+fn a_budget_of_a_hybrid_is_that_of_the_layers_that_stay() {
+    let model = spec(&tiny_nemotron_h());
+    let (space, rankings) = (space(&model), random_rankings(&model, 5).unwrap());
+    let n_params = |plan: &Plan| model.n_params_of(&plan.size_map(&model));
+    for depth in 1..4 {
+        let cut = space.plan(&sizes(&[(DEPTH, depth)]), &rankings, &model);
+        let params = n_params(&cut.unwrap()) * 9 / 10;
+        let budget = PluginSpec::bare("budget")
+            .with("params", format!("{params}+-5%"))
+            .with("hold", json!({ "depth": depth }));
+        let allocator = registry().build::<dyn Allocator>(&budget).unwrap();
+        let plans = allocator.allocate(&space, &rankings, &model).unwrap();
+        let found = n_params(&plans[0]);
+        assert!(found.abs_diff(params) * 20 <= params, "{found} {params}");
     }
 }
 

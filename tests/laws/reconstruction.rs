@@ -8,6 +8,7 @@ use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
+use minitron_core::mixers::MAMBA_OUTPUT;
 use minitron_core::model::LoadOptions;
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::progress::Silent;
@@ -327,6 +328,10 @@ fn residuals(editor: &mut StudentEditor) -> Vec<(f64, Tensor)> {
 #[test]
 fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
     for config in linear_writers() {
+        let writer = match config["model_type"].as_str() {
+            Some("nemotron_h" | "bamba") => MAMBA_OUTPUT,
+            _ => Role::ATTENTION_OUTPUT,
+        };
         let ward = Ward::of(&config, &HALVED);
         let (mut before, mut first) = (ward.editor(), None);
         let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
@@ -343,11 +348,8 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
         };
         before.for_each_projection(Sweep::default(), look).unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
-        let read = |editor: &StudentEditor| {
-            editor
-                .read(ATTENTION, Role::ATTENTION_OUTPUT, ParamKind::Weight)
-                .unwrap()
-        };
+        let read =
+            |editor: &StudentEditor| editor.read(ATTENTION, writer, ParamKind::Weight).unwrap();
         let delta_ec = read(&after) - read(&before);
         let moments = first.unwrap();
         let (predicted, r_squared) = (moments.remaining(&delta_ec).unwrap(), moments.r_squared);

@@ -14,7 +14,7 @@ use minitron_core::error::{Error, Result};
 use minitron_core::model::{LoadOptions, Port, Site, Tap};
 use minitron_core::progress::Silent;
 use minitron_core::registry::{Kind, PluginSpec};
-use minitron_core::spec::{DEPTH, ModelSpec, Param, ParamKind, Role};
+use minitron_core::spec::{DEPTH, ModelSpec, Param, ParamKind, Role, Side};
 use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{ActivationStore, Metric, ScorerSet, Streamed};
 use tch::{Kind as Element, Reduction, Tensor};
@@ -424,15 +424,19 @@ fn scaled(model: &Model, dim: &str, unit: usize, factor: f64) -> MemorySource {
     for param in &model.spec.params {
         let tensor = model.source.read(&param.name()).unwrap().copy();
         for (side, of) in param.sides.iter().enumerate() {
-            if !of.dims().contains(&dim) {
-                continue;
-            }
             let size_of = |name: &str| model.spec.dims.get(name).map(|dim| dim.size);
-            let units = [unit];
-            for position in of.positions(&size_of, &|name| (name == dim).then_some(&units[..])) {
-                let _ = tensor
-                    .narrow(side as i64, position as i64, 1)
-                    .g_mul_scalar_(factor);
+            let (units, mut start) = ([unit], 0);
+            for part in &of.0 {
+                let own = Side(vec![part.clone()]);
+                let is_asked = part.dims().contains(&dim);
+                let positions =
+                    own.positions(&size_of, &|name| (name == dim).then_some(&units[..]));
+                for position in positions.into_iter().filter(|_| is_asked) {
+                    let _ = tensor
+                        .narrow(side as i64, (start + position) as i64, 1)
+                        .g_mul_scalar_(factor);
+                }
+                start += part.len(&size_of);
             }
         }
         source.insert(param.name(), &tensor).unwrap();
@@ -479,8 +483,11 @@ fn taylor_per_unit_is_the_slope_of_the_loss_as_the_unit_fades() {
             })
         };
         let mut checked = 0;
-        for (dim, unit) in [("mlp.1", 7), ("mlp.0", 3), ("heads.1", 2), ("hidden", 4)] {
-            const STEP: f64 = 0.02;
+        let mut units = vec![("mlp.1", 7), ("mlp.0", 3), ("heads.1", 2), ("hidden", 4)];
+        units.extend([("mamba_heads.0", 2), ("mamba_head_dim.0", 3)]);
+        units.retain(|(dim, _)| model.spec.dims.contains_key(*dim));
+        for (dim, unit) in units {
+            const STEP: f64 = 0.005;
             let [up, down] =
                 [1.0 + STEP, 1.0 - STEP].map(|factor| loss(&scaled(&model, dim, unit, factor)));
             let slope = ((up - down) / (2.0 * STEP)).abs();

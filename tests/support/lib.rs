@@ -177,6 +177,32 @@ pub fn tiny_neox() -> Value {
     })
 }
 
+/// A small Nemotron-H: one mixer in each layer.
+pub fn tiny_nemotron_h() -> Value {
+    serde_json::json!({
+        "model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "hybrid_override_pattern": "M-*M", "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8,
+        "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 8,
+            "chunk_size": 4,
+        "vocab_size": 61, "max_position_embeddings": 64, "tie_word_embeddings": false
+    })
+}
+
+/// A small Bamba: Mamba or attention, then an MLP.
+pub fn tiny_bamba() -> Value {
+    serde_json::json!({
+        "model_type": "bamba", "architectures": ["BambaForCausalLM"], "hidden_size": 32,
+            "intermediate_size": 48,
+        "num_hidden_layers": 3, "attn_layer_indices": [1], "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8,
+            "mamba_chunk_size": 4,
+        "vocab_size": 61, "max_position_embeddings": 64, "tie_word_embeddings": true
+    })
+}
+
 /// What least squares is asked for in a family: not the writers of one that norms what they give.
 pub fn least_squares(config: &Value) -> &'static str {
     let norms_what_is_added = ["gemma3_text", "olmo3"]
@@ -190,7 +216,7 @@ pub fn least_squares(config: &Value) -> &'static str {
 }
 
 /// Small configs of families that differ in what their layers are made of.
-pub fn families() -> [Value; 8] {
+pub fn families() -> [Value; 10] {
     [
         tiny_llama(),
         tiny_gpt2(),
@@ -199,15 +225,21 @@ pub fn families() -> [Value; 8] {
         tiny_gemma3(),
         tiny_olmo3(),
         tiny_neox(),
+        tiny_nemotron_h(),
+        tiny_bamba(),
         tiny_qwen2_moe(),
     ]
 }
 
-/// The same without the one that has experts: every layer has an MLP.
-pub fn dense_families() -> Vec<Value> {
-    let mut all = families().to_vec();
-    all.retain(|config| config["model_type"] != "qwen2_moe");
-    all
+/// Those of them whose layers all have attention and an MLP.
+pub fn alike() -> Vec<Value> {
+    let mut alike = families().to_vec();
+    alike.retain(|config| {
+        !["nemotron_h", "bamba", "qwen2_moe"]
+            .map(Value::from)
+            .contains(&config["model_type"])
+    });
+    alike
 }
 
 /// Three layers, of which the last has experts and one for all tokens, the others an MLP.

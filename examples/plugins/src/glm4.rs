@@ -110,8 +110,8 @@ impl Mixer for Neighbours {
         // heads, the output.
         Cost {
             cache_per_token: per_head(2, n_kv_heads),
-            cached_tokens: None,
             inside: per_head(5, n_heads),
+            ..Cost::default()
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Experts, Names};
+use super::{Block, Experts, MambaShape, Names};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::mixers::Mixer;
@@ -79,6 +79,10 @@ pub struct Decoder {
     pub mlp: Mlp,
     /// Experts in the place of some layers' MLPs.
     pub experts: Option<Experts>,
+    /// The parts of each layer, in order.
+    pub blocks: Vec<Vec<Block>>,
+    /// The Mamba mixer of every layer that has one.
+    pub mamba: Option<MambaShape>,
     /// Whether the MLP reads what attention reads.
     pub parallel: bool,
     /// Factor of what sublayers add.
@@ -141,6 +145,8 @@ impl Decoder {
                 gate: Gate::Split,
             },
             experts: None,
+            blocks: vec![Block::USUAL.to_vec(); shape.n_layers],
+            mamba: None,
             parallel: false,
             residual_scale: 1.0,
             embedding: Embedding::default(),
@@ -172,6 +178,20 @@ impl Decoder {
             mlp,
         };
         Ok(())
+    }
+
+    /// Experts, in the place of the MLPs of layers that have true.
+    pub fn place_experts(&mut self, experts: Experts, layers: &[bool]) {
+        for (blocks, _) in self
+            .blocks
+            .iter_mut()
+            .zip(layers)
+            .filter(|(_, is_in)| **is_in)
+        {
+            let mlps = blocks.iter_mut().filter(|block| **block == Block::Mlp);
+            mlps.for_each(|block| *block = Block::Experts);
+        }
+        self.experts = Some(experts);
     }
 
     /// Changes attention in every layer.

@@ -7,8 +7,8 @@ use crate::mixers::{
     Storage,
 };
 use crate::spec::{
-    Constraint, Dim, EXPERT_MLP, EXPERTS, ParamKind, Part, Role, SHARED_MLP, Side, Table,
-    dim_of_layer, dim_of_unit, even_step, units,
+    Constraint, Dim, EXPERT_GROUPS, EXPERT_MLP, EXPERTS, ParamKind, Part, Role, SHARED_MLP, Side,
+    Table, dim_of_layer, dim_of_unit, even_step, units,
 };
 
 /// The experts of a decoder: what they compute, how many and how wide they are, what they are
@@ -31,8 +31,8 @@ pub struct Experts {
     pub router_bias: bool,
     /// Whether experts have biases.
     pub bias: bool,
-    /// The layers that have them, each with true; the others have an MLP.
-    pub layers: Vec<bool>,
+    /// Whether the shared one has.
+    pub shared_bias: bool,
 }
 
 /// Where config.json states sizes of experts.
@@ -95,24 +95,33 @@ impl ExpertNames {
 }
 
 impl Experts {
-    /// Whether a layer has them.
-    pub fn is_in(&self, layer: usize) -> bool {
-        self.layers.get(layer) == Some(&true)
-    }
-
-    /// A router takes so many of them.
+    /// A router takes so many of them, out of so many groups.
     pub fn constraint(&self) -> Constraint {
+        let router = &self.moe.router;
+        let least = match router.groups {
+            None => router.top_k,
+            Some(groups) => {
+                let of_group = router.top_k.div_ceil(groups.top_k.max(1));
+                groups.n.saturating_mul(of_group)
+            }
+        };
         Constraint::AtLeast {
             kind: EXPERTS.to_owned(),
-            least: self.moe.router.top_k,
-            why: "each token goes through so many",
+            least,
+            why: "each token goes through so many, of the groups that it may take",
         }
     }
 
     /// The sizes of a layer.
     pub fn dims(&self, layer: usize) -> Vec<Dim> {
-        let number = Dim::new(dim_of_layer(EXPERTS, layer), self.n, &self.keys.n);
-        let mut dims = vec![number];
+        let mut number = Dim::new(dim_of_layer(EXPERTS, layer), self.n, &self.keys.n);
+        let mut dims = Vec::new();
+        if let Some(groups) = self.moe.router.groups.filter(|groups| groups.n > 1) {
+            let groups = Dim::new(dim_of_layer(EXPERT_GROUPS, layer), groups.n, &[]);
+            number = number.partition(groups.name.clone());
+            dims.push(groups);
+        }
+        dims.push(number);
         let step = even_step(self.width, 4);
         for expert in 0..self.n {
             let name = dim_of_unit(EXPERT_MLP, layer, expert);
@@ -163,7 +172,13 @@ impl Experts {
             let rows = table.part(layer, part);
             let neurons = units(dim_of_layer(SHARED_MLP, layer), 1);
             let names = self.names.shared.map(name);
-            mlp_rows(rows, &shared.mlp, &names, (stream, &neurons), self.bias);
+            mlp_rows(
+                rows,
+                &shared.mlp,
+                &names,
+                (stream, &neurons),
+                self.shared_bias,
+            );
             if shared.gated {
                 let one = Side(vec![Part::Fixed(1)]);
                 let gate = name(self.names.shared_gate);

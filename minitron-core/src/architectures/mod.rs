@@ -2,9 +2,11 @@
 
 mod decoder;
 mod experts;
+mod mamba;
 mod names;
 mod rows;
 
 pub use decoder::{AttentionBy, Bias, Decoder, Norms, stated_windows};
 pub use experts::{ExpertKeys, ExpertNames, Experts, sparse_layers};
+pub use mamba::{Block, MambaKeys, MambaShape};
 pub use names::Names;

@@ -1,11 +1,11 @@
 //! A decoder, written out tensor by tensor.
 
-use super::{Decoder, Experts, Norms};
+use super::{Block, Decoder, Experts, Norms};
 use crate::error::Result;
-use crate::mixers::{Gate, Layout, QkNorm, SINKS};
+use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
-    CheckpointInfo, Constraint, DEPTH, Dim, HIDDEN, Layer, MLP, ModelSpec, Options, ParamKind,
-    ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed, split_dim,
+    CheckpointInfo, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Layer, MLP, ModelSpec,
+    Options, ParamKind, ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed, split_dim,
 };
 
 impl Decoder {
@@ -76,9 +76,16 @@ impl Decoder {
             let head = format!("{}.weight", self.names.head);
             table.also_known_as(&[&head]);
         }
-        for layer in 0..self.shape.n_layers {
-            self.attention_rows(&mut table, layer);
-            self.mlp_rows(&mut table, layer);
+        for (layer, blocks) in self.blocks.iter().enumerate() {
+            for (part, block) in blocks.iter().enumerate() {
+                self.norm_rows(table.part(layer, part), part);
+                match block {
+                    Block::Attention => self.attention_rows(&mut table, layer),
+                    Block::Mlp => self.mlp_rows(&mut table, layer),
+                    Block::Mamba => self.mamba_rows(&mut table, layer),
+                    Block::Experts => self.expert_rows(&mut table, (layer, part)),
+                }
+            }
         }
         table.around();
         let final_norm = self.names.final_norm;
@@ -103,17 +110,23 @@ impl Decoder {
             pattern.enter(self.scope);
         }
         let mut dims = self.shape.dims_in(self.scope, &self.keys);
-        if let Some(experts) = &self.experts {
-            dims.retain(|dim| match split_dim(&dim.name) {
-                (MLP, Some(layer)) => !experts.is_in(layer),
-                _ => true,
-            });
-            for layer in (0..self.shape.n_layers).filter(|&layer| experts.is_in(layer)) {
-                let mut of_layer = experts.dims(layer);
-                let keys = of_layer.iter_mut().flat_map(|dim| &mut dim.stated);
-                keys.for_each(|key| key.enter(self.scope));
-                dims.append(&mut of_layer);
+        // Layers without attention or MLP have no sizes of theirs.
+        dims.retain(|dim| match split_dim(&dim.name) {
+            (HEADS | KV_HEADS, Some(layer)) => self.has(layer, Block::Attention),
+            (MLP, Some(layer)) => self.has(layer, Block::Mlp),
+            _ => true,
+        });
+        for layer in 0..self.blocks.len() {
+            let mut of_layer = Vec::new();
+            if self.has(layer, Block::Mamba) {
+                of_layer.extend(self.mamba.iter().flat_map(|mamba| mamba.dims(layer)));
             }
+            if self.has(layer, Block::Experts) {
+                of_layer.extend(self.experts.iter().flat_map(|experts| experts.dims(layer)));
+            }
+            let keys = of_layer.iter_mut().flat_map(|dim| &mut dim.stated);
+            keys.for_each(|key| key.enter(self.scope));
+            dims.append(&mut of_layer);
         }
         for dim in dims.iter_mut().filter(|dim| dim.name == DEPTH) {
             dim.stated.append(&mut self.patterns);
@@ -161,24 +174,32 @@ impl Decoder {
     }
 
     fn layers(&self) -> Vec<Layer> {
-        let mut layers = Vec::with_capacity(self.attention.len());
-        for (layer, attention) in self.attention.iter().enumerate() {
-            let experts = self.experts.as_ref().filter(|experts| experts.is_in(layer));
-            let mlp = match experts {
-                Some(experts) => Sublayer::new(experts.moe.clone()),
-                None => Sublayer::new(self.mlp.clone()),
-            };
-            let mlp = Sublayer {
-                reads_layer_input: self.parallel,
-                ..self.normed(mlp)
-            };
-            let attention = match self.attention_by {
-                Some(own) => Sublayer::of(own(attention)),
-                None => Sublayer::new(attention.clone()),
-            };
-            layers.push(Layer(vec![self.normed(attention), mlp]));
+        let mut layers = Vec::with_capacity(self.blocks.len());
+        for (attention, blocks) in self.attention.iter().zip(&self.blocks) {
+            let parts = blocks
+                .iter()
+                .filter_map(|&block| self.part(block, attention));
+            layers.push(Layer(parts.collect()));
         }
         layers
+    }
+
+    /// One part of a layer.
+    fn part(&self, block: Block, attention: &Attention) -> Option<Sublayer> {
+        let part = match (block, self.attention_by) {
+            (Block::Attention, Some(own)) => Sublayer::of(own(attention)),
+            (Block::Attention, None) => Sublayer::new(attention.clone()),
+            (Block::Mlp, _) => Sublayer {
+                reads_layer_input: self.parallel,
+                ..Sublayer::new(self.mlp.clone())
+            },
+            (Block::Mamba, _) => Sublayer::new(self.mamba.as_ref()?.mixer.clone()),
+            (Block::Experts, _) => Sublayer {
+                reads_layer_input: self.parallel,
+                ..Sublayer::new(self.experts.as_ref()?.moe.clone())
+            },
+        };
+        Some(self.normed(part))
     }
 
     /// A part of a layer with the norms around it.
@@ -195,7 +216,7 @@ impl Decoder {
     }
 
     /// A name inside a layer.
-    fn in_layer(&self, name: &str) -> String {
+    pub(super) fn in_layer(&self, name: &str) -> String {
         format!("{}{name}", self.names.layer)
     }
 
@@ -227,7 +248,6 @@ impl Decoder {
             return;
         };
         let (names, shape) = (&self.names, &self.shape);
-        self.norm_rows(table.part(layer, 0), 0);
         self.projection_rows(table, layer, attention.layout);
         table.linear(
             &self.in_layer(names.attention_output),
@@ -277,13 +297,16 @@ impl Decoder {
         }
     }
 
+    fn expert_rows(&self, table: &mut Table, (layer, part): (usize, usize)) {
+        if let Some(experts) = &self.experts {
+            let stream = self.shape.stream();
+            experts.rows(table, (layer, part), &|name| self.in_layer(name), &stream);
+        }
+    }
+
     fn mlp_rows(&self, table: &mut Table, layer: usize) {
         let (names, stream, bias) = (&self.names, self.shape.stream(), self.bias.mlp);
         let neurons = self.shape.neurons(layer);
-        self.norm_rows(table.part(layer, 1), 1);
-        if let Some(experts) = self.experts.as_ref().filter(|experts| experts.is_in(layer)) {
-            return experts.rows(table, (layer, 1), &|name| self.in_layer(name), &stream);
-        }
         let rows = match self.mlp.gate {
             Gate::None => vec![(names.up, Role::UP, neurons.clone())],
             Gate::Split => vec![

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::infinite::{bare, quoted};
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_text;
 use crate::output::write_atomic;
@@ -29,6 +30,7 @@ impl Config {
             _ => Error::io(path, e),
         })?;
         let value = serde_json::from_str(&text)
+            .or_else(|e| serde_json::from_str(&quoted(&text)).map_err(|_| e))
             .map_err(|e| Error::checkpoint(path, format!("not valid JSON: {e}")))?;
         Self::from_value(path, value)
     }
@@ -261,7 +263,7 @@ impl Config {
         let mut text = serde_json::to_string_pretty(&self.object)
             .map_err(|e| Error::Internal(format!("config.json cannot be written: {e}")))?;
         text.push('\n');
-        Ok(text)
+        Ok(bare(text))
     }
 
     /// Writes the file.

@@ -7,6 +7,7 @@ mod companions;
 mod config;
 mod finite;
 mod identity;
+mod infinite;
 mod links;
 mod modules;
 mod mxfp4;

@@ -134,6 +134,7 @@ impl Mixer for Attention {
             cache_per_token: (2 * head_dim).saturating_mul(n_kv_heads) as u64,
             cached_tokens: self.reach.map(|reach| reach + 1),
             inside: ((5 + n_normed) * head_dim).saturating_mul(n_heads) as u64,
+            ..Cost::default()
         }
     }
 

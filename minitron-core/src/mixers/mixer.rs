@@ -53,6 +53,12 @@ pub trait Mixer: Debug + Send + Sync + Any {
         None
     }
 
+    /// A number of a fresh weight, from a draw in [0, 1), of those that are neither norms nor drawn
+    /// as matrices are.
+    fn fresh(&self, _role: Role, _draw: f64) -> Option<f64> {
+        None
+    }
+
     /// Tokens up to which states of earlier ones hold: in a longer sequence all of it turns
     /// otherwise (longrope), and is computed anew.
     fn states_hold_for(&self) -> Option<usize> {

@@ -7,16 +7,23 @@
 
 mod attend;
 mod attention;
+mod convolution;
 mod layout;
+mod mamba2;
 mod mixer;
 mod mlp;
 mod moe;
 mod pairs;
 mod router;
+mod scan;
 mod stacked;
 
 pub use attention::{Attention, SINKS};
 pub use layout::{Layout, QkNorm};
+pub use mamba2::{
+    MAMBA_CHANNELS, MAMBA_CONVOLUTION, MAMBA_DECAY, MAMBA_GROUPS, MAMBA_HEAD_DIM, MAMBA_HEADS,
+    MAMBA_INPUT, MAMBA_MIXED, MAMBA_NORM, MAMBA_OUTPUT, MAMBA_SKIP, MAMBA_STEP, Mamba2,
+};
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use mlp::{Gate, Mlp};
 pub use moe::{EXPERT_GATES, EXPERT_OUTPUTS, Moe, SHARED, SHARED_GATE, Shared, Storage, WEIGHED};
@@ -28,5 +35,5 @@ use std::any::Any;
 /// Whether a mixer is of this crate: what goes wrong in others is their library's fault.
 pub(crate) fn is_built_in(mixer: &dyn Mixer) -> bool {
     let mixer: &dyn Any = mixer;
-    mixer.is::<Attention>() || mixer.is::<Mlp>() || mixer.is::<Moe>()
+    mixer.is::<Attention>() || mixer.is::<Mlp>() || mixer.is::<Mamba2>() || mixer.is::<Moe>()
 }

@@ -41,7 +41,11 @@ pub fn fresh_weights(spec: &ModelSpec, seed: u64) -> Result<MemorySource> {
             }
             (ParamKind::Weight, Some(_)) => Tensor::f_ones(&shape, options)?,
             (ParamKind::Weight, None) => {
-                normal(&mut random, &shape, spec.options.initializer_range)?
+                let std = spec.options.initializer_range;
+                match of_mixer(param, spec, &mut random, &shape)? {
+                    Some(tensor) => tensor,
+                    None => normal(&mut random, &shape, std)?,
+                }
             }
         };
         source.insert(param.name(), &tensor)?;
@@ -88,6 +92,29 @@ impl ModelSpec {
 fn shape_of(param: &Param, spec: &ModelSpec) -> Vec<i64> {
     let sides = param.sides.iter();
     sides.map(|side| spec.len(side) as i64).collect()
+}
+
+/// What its mixer says of a fresh weight, where it says anything; then it draws for each number.
+fn of_mixer(
+    param: &Param,
+    spec: &ModelSpec,
+    random: &mut SplitMix,
+    shape: &[i64],
+) -> Result<Option<Tensor>> {
+    let Some((layer, sublayer)) = param.at.place() else {
+        return Ok(None);
+    };
+    let part = spec.layers.get(layer).and_then(|of| of.0.get(sublayer));
+    let Some(part) = part.filter(|part| part.mixer.fresh(param.role, 0.0).is_some()) else {
+        return Ok(None);
+    };
+    let n = shape.iter().product::<i64>().max(0) as usize;
+    let mut values = Vec::with_capacity(n);
+    while values.len() < n {
+        let value = part.mixer.fresh(param.role, random.unit());
+        values.push(value.unwrap_or(0.0) as f32);
+    }
+    Ok(Some(Tensor::f_from_slice(&values)?.f_view(shape)?))
 }
 
 /// N(0, std²) by Box and Muller's transform; our own draws, since libtorch's generator is one for

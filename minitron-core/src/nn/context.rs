@@ -153,6 +153,15 @@ impl MixerContext {
         self.positions_bt.is_some()
     }
 
+    /// The number of each token's document [B, T], where documents are told apart: 1 for the first
+    /// that begins here, 0 for what is of one that began before.
+    ///
+    /// # Errors
+    /// As tensor operations do.
+    pub fn documents(&self) -> Result<Option<Tensor>> {
+        self.positions_bt.as_ref().map(numbered).transpose()
+    }
+
     /// Which keys a query sees, boolean, where that is neither all of them nor, in a causal model
     /// without a state, all before: keys that are no padding, [B, 1, 1, T], what several tokens see
     /// behind those of a state, [T, S], or what lies before in the same document, [B, 1, T, T].
@@ -288,9 +297,14 @@ pub fn blocks(n_tokens: i64, block: i64) -> i64 {
 
 /// Which earlier tokens of its own document each token sees [B, 1, T, T].
 fn inside_documents(positions_bt: &Tensor) -> Result<Tensor> {
-    let document_bt = positions_bt.f_eq(0)?.f_cumsum(1, Kind::Int64)?;
+    let document_bt = numbered(positions_bt)?;
     let is_same_btt = document_bt
         .f_unsqueeze(2)?
         .f_eq_tensor(&document_bt.f_unsqueeze(1)?)?;
     Ok(is_same_btt.f_tril(0)?.f_unsqueeze(1)?)
+}
+
+/// Documents that began up to each token [B, T].
+fn numbered(positions_bt: &Tensor) -> Result<Tensor> {
+    Ok(positions_bt.f_eq(0)?.f_cumsum(1, Kind::Int64)?)
 }

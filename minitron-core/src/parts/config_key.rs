@@ -28,6 +28,8 @@ pub enum ConfigKey {
         path: String,
         /// Layer by layer.
         values: Vec<Value>,
+        /// How they are written.
+        form: PatternForm,
     },
     /// Of the depth: a list of layers by their index, renumbered for those that stay.
     Places {
@@ -36,6 +38,35 @@ pub enum ConfigKey {
         /// The layers that it names.
         layers: Vec<usize>,
     },
+}
+
+/// How a config states a value for each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatternForm {
+    /// As a list of them.
+    List,
+    /// As one word, of which each layer has a letter: `M-M*`.
+    Letters,
+    /// As a list of the layers where it is true.
+    Indices,
+}
+
+impl PatternForm {
+    /// What is written of the values of the layers that are there.
+    pub fn written(self, values: Vec<Value>) -> Value {
+        match self {
+            PatternForm::List => Value::Array(values),
+            PatternForm::Letters => {
+                let letters: String = values.iter().filter_map(Value::as_str).collect();
+                Value::from(letters)
+            }
+            PatternForm::Indices => {
+                let is_true = |(_, value): &(usize, &Value)| **value == Value::Bool(true);
+                let layers = values.iter().enumerate().filter(is_true);
+                layers.map(|(layer, _)| layer).collect()
+            }
+        }
+    }
 }
 
 impl ConfigKey {
@@ -55,9 +86,15 @@ impl ConfigKey {
 
     /// A value for each layer.
     pub fn pattern(path: impl Into<String>, values: Vec<Value>) -> Self {
+        ConfigKey::pattern_as(PatternForm::List, path, values)
+    }
+
+    /// The same in another form.
+    pub fn pattern_as(form: PatternForm, path: impl Into<String>, values: Vec<Value>) -> Self {
         ConfigKey::Pattern {
             path: path.into(),
             values,
+            form,
         }
     }
 

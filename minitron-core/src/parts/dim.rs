@@ -15,6 +15,8 @@ pub const KV_HEADS: &str = "kv_heads";
 pub const ROPE_PAIRS: &str = "rope_pairs";
 /// Kind of the experts of a layer.
 pub const EXPERTS: &str = "experts";
+/// Kind of the groups that experts fall into, each with as many.
+pub const EXPERT_GROUPS: &str = "expert_groups";
 /// Kind of an expert's inner width, its own in each: `expert_mlp.3.17`.
 pub const EXPERT_MLP: &str = "expert_mlp";
 /// Kind of the inner width of the expert that all tokens go through.

@@ -14,12 +14,12 @@ mod site;
 
 pub use activation::Activation;
 pub use at::At;
-pub use config_key::ConfigKey;
+pub use config_key::{ConfigKey, PatternForm};
 pub use constraint::Constraint;
 pub use cost::{Active, Cost};
 pub use dim::{
-    DEPTH, Dim, EXPERT_MLP, EXPERTS, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS, SHARED_MLP,
-    dim_of_layer, dim_of_unit, split_dim, split_unit,
+    DEPTH, Dim, EXPERT_GROUPS, EXPERT_MLP, EXPERTS, HEADS, HIDDEN, KV_HEADS, MLP, ROPE_PAIRS,
+    SHARED_MLP, dim_of_layer, dim_of_unit, split_dim, split_unit,
 };
 pub use norm::{Norm, NormKind};
 pub use part::{Param, ParamKind, Part, Role, Side, SizeOf, UnitsOf, units};

@@ -62,10 +62,10 @@ fn state_sizes(config: &mut Config, spec: &ModelSpec, plan: &Plan, layers: &[usi
                 }
                 // A pattern that follows from a layer's index would be another one of the layers
                 // that stay.
-                (ConfigKey::Pattern { path, values }, _)
+                (ConfigKey::Pattern { path, values, form }, _)
                     if is_shallower || config.get_at(path).is_some() =>
                 {
-                    config.set_at(path, of_layers(values, layers));
+                    config.set_at(path, form.written(of_layers(values, layers)));
                 }
                 (
                     ConfigKey::Places {

@@ -89,6 +89,11 @@ pub(super) fn classes(spec: &ModelSpec) -> Vec<(usize, usize)> {
 }
 
 impl ModelSpec {
+    /// Whether all layers are equal, so that any of them cost as much.
+    pub fn is_even(&self) -> bool {
+        self.classes.len() <= 1
+    }
+
     /// Length of a side at full size.
     pub fn len(&self, side: &super::Side) -> usize {
         side.len(|dim| self.dims.get(dim).map(|dim| dim.size))
@@ -187,17 +192,22 @@ impl ModelSpec {
     /// Bytes of the cache of generation at these sizes, two per element (f16 or bf16); 0 for
     /// encoders.
     pub fn kv_cache_bytes_at(&self, sizes: &Sizes, seq_len: usize, batch_size: usize) -> u64 {
+        self.kv_cache_bytes_of(&sizes.into(), seq_len, batch_size)
+    }
+
+    /// The same of sizes that may differ between layers.
+    pub fn kv_cache_bytes_of(&self, sizes: &SizeMap, seq_len: usize, batch_size: usize) -> u64 {
         if !self.options.causal {
             return 0;
         }
-        let sizes = SizeMap::from(sizes);
-        let numbers = self.total(&sizes, |layer| {
+        let numbers = self.total(sizes, |layer| {
             let costs = layer
                 .into_iter()
-                .flat_map(|layer| self.mixer_costs(layer, &sizes));
+                .flat_map(|layer| self.mixer_costs(layer, sizes));
             costs.fold(0, |sum, cost| {
                 let n_tokens = cost.cached_tokens.map_or(seq_len, |most| most.min(seq_len)) as u64;
-                sum.saturating_add(cost.cache_per_token.saturating_mul(n_tokens))
+                let of_tokens = cost.cache_per_token.saturating_mul(n_tokens);
+                sum.saturating_add(of_tokens).saturating_add(cost.state)
             })
         });
         numbers.saturating_mul(2).saturating_mul(batch_size as u64)

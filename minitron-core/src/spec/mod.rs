@@ -27,10 +27,10 @@ mod table;
 mod unread;
 
 pub use crate::parts::{
-    Activation, Active, At, ConfigKey, Constraint, Cost, DEPTH, Dim, EXPERT_MLP, EXPERTS, HEADS,
-    HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param, ParamKind, Part, Port, Ports, ROPE_PAIRS, Role,
-    Rotary, RotaryScaling, SHARED_MLP, Side, Site, SizeOf, UnitsOf, Writer, dim_of_layer,
-    dim_of_unit, split_dim, split_unit, units,
+    Activation, Active, At, ConfigKey, Constraint, Cost, DEPTH, Dim, EXPERT_GROUPS, EXPERT_MLP,
+    EXPERTS, HEADS, HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param, ParamKind, Part, PatternForm,
+    Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, SHARED_MLP, Side, Site, SizeOf, UnitsOf,
+    Writer, dim_of_layer, dim_of_unit, split_dim, split_unit, units,
 };
 pub use architecture::Architecture;
 pub use axis::Axis;
@@ -258,7 +258,7 @@ impl ModelSpec {
             .values()
             .flat_map(|dim| &dim.stated)
             .find_map(|stated| match stated {
-                ConfigKey::Pattern { path, values } if path.rsplit('.').next() == Some(key) => {
+                ConfigKey::Pattern { path, values, .. } if path.rsplit('.').next() == Some(key) => {
                     Some(values.as_slice())
                 }
                 _ => None,

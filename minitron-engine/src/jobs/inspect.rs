@@ -168,11 +168,11 @@ fn dims(spec: &ModelSpec) -> Value {
         "layers": spec.size(DEPTH),
         "vocab": spec.options.vocab,
     });
-    const SAID: [&str; 6] = [HIDDEN, MLP, HEADS, KV_HEADS, DEPTH, ROPE_PAIRS];
+    // What else layers are made of: the heads of their Mamba mixers.
     for dim in spec.dims.values() {
         let kind = split_dim(&dim.name).0;
-        if !SAID.contains(&kind) && dims.get(kind).is_none() {
-            dims[kind] = json!(dim.size);
+        if ![DEPTH, ROPE_PAIRS].contains(&kind) && dims.get(kind).is_none() {
+            dims[kind] = dim.size.into();
         }
     }
     dims

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cost::{CountPolynomial, position};
 use minitron_core::error::{Error, Result};
+use minitron_core::mixers::MAMBA_HEAD_DIM;
 use minitron_core::plan::{Led, Space};
 use minitron_core::spec::{HIDDEN, MLP, ModelSpec, ROPE_PAIRS, Sizes};
 
@@ -337,7 +338,8 @@ fn imbalance(sizes: &Sizes, space: &Space) -> f64 {
         };
         // Heads as wide as the source's count as no axis: they are cut on request, and few
         // families can.
-        if axis.kind != ROPE_PAIRS || size != axis.full {
+        let is_width = [ROPE_PAIRS, MAMBA_HEAD_DIM].contains(&axis.kind.as_str());
+        if !is_width || size != axis.full {
             shares.push((size as f64 / axis.full.max(1) as f64).ln());
         }
     }

@@ -17,6 +17,7 @@ use crate::jobs::prune::options::kind_of;
 use crate::jobs::train::options::TrainingOptions;
 use crate::jobs::train::teacher_source::TeacherOptions;
 use minitron_core::error::{Error, Result};
+use minitron_core::mixers::MAMBA_HEAD_DIM;
 use minitron_core::plan::{Bytes, Space, Target, parse_budget, parse_bytes};
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{DEPTH, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes};
@@ -48,7 +49,8 @@ pub struct SearchOptions {
     /// The same as `grid`, as `prune` calls it.
     #[arg(skip)]
     pub size: BTreeMap<String, SizeList>,
-    /// An axis that the default grid has too: depth, kv_heads, rope_pairs (head_dim in pairs).
+    /// An axis that the default grid has too: depth, kv_heads, rope_pairs (head_dim in pairs),
+    /// mamba_head_dim.
     #[arg(long)]
     pub free: Vec<String>,
     /// What a candidate must answer with yes: `hidden % 128 == 0 && mlp >= 2 * hidden`.
@@ -275,7 +277,8 @@ impl SearchOptions {
         }
         let mut axes = Vec::new();
         for axis in &space.axes {
-            let is_on_request = [DEPTH, KV_HEADS, ROPE_PAIRS].contains(&axis.kind.as_str());
+            let on_request = [DEPTH, KV_HEADS, ROPE_PAIRS, MAMBA_HEAD_DIM];
+            let is_on_request = on_request.contains(&axis.kind.as_str());
             if is_on_request && !self.free.contains(&axis.kind) {
                 continue;
             }

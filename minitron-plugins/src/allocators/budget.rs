@@ -5,6 +5,7 @@ use minitron_core::spec::{ModelSpec, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::layers::LayersByDepth;
 use super::shapes::{Goal, plans};
 
 /// A number of parameters: of all legal shapes within the tolerance, the one whose axes shrink most
@@ -21,7 +22,8 @@ pub struct Budget {
     pub active: bool,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads, rope_pairs and
+    /// mamba_head_dim where empty.
     pub free: Vec<String>,
     /// Plans given, best first.
     pub n_plans: usize,
@@ -54,10 +56,11 @@ impl Allocator for Budget {
             n_params,
             tolerance,
         } = parse_budget(&self.params)?;
+        let layers = LayersByDepth::new(space, rankings, spec);
         let goal = Goal {
             cost: &|sizes| match self.active {
-                true => spec.n_active_at(sizes),
-                false => spec.n_params_at(sizes),
+                true => spec.n_active_of(&layers.with(sizes)),
+                false => spec.n_params_of(&layers.with(sizes)),
             },
             unit: match self.active {
                 true => "parameters of one token",

@@ -1,10 +1,11 @@
 use minitron_core::contract::Allocator;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{Plan, Rankings, Space, parse_bytes};
-use minitron_core::spec::{ModelSpec, Sizes};
+use minitron_core::spec::{ModelSpec, SizeMap, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::layers::LayersByDepth;
 use super::shapes::{Goal, plans};
 
 /// A ceiling on memory: parameters x `bytes_per_param` + the key/value cache of `batch_size`
@@ -29,7 +30,8 @@ pub struct Memory {
     pub tolerance: f64,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads, rope_pairs and
+    /// mamba_head_dim where empty.
     pub free: Vec<String>,
 }
 
@@ -66,8 +68,9 @@ impl Allocator for Memory {
             return Err(Error::Recipe(message));
         }
         let seq_len = self.seq_len.unwrap_or(spec.options.max_positions);
+        let layers = LayersByDepth::new(space, rankings, spec);
         let goal = Goal {
-            cost: &|sizes| self.n_bytes(spec, sizes, seq_len),
+            cost: &|sizes| self.n_bytes(spec, &layers.with(sizes), seq_len),
             unit: "bytes",
             target: parse_bytes(&self.memory)?,
             tolerance: self.tolerance,
@@ -81,8 +84,8 @@ impl Allocator for Memory {
 
 impl Memory {
     /// Of weights and key/value cache.
-    fn n_bytes(&self, spec: &ModelSpec, sizes: &Sizes, seq_len: usize) -> u64 {
-        let weights = (spec.n_params_at(sizes) as f64 * self.bytes_per_param).ceil() as u64;
-        weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, self.batch_size))
+    fn n_bytes(&self, spec: &ModelSpec, sizes: &SizeMap, seq_len: usize) -> u64 {
+        let weights = (spec.n_params_of(sizes) as f64 * self.bytes_per_param).ceil() as u64;
+        weights.saturating_add(spec.kv_cache_bytes_of(sizes, seq_len, self.batch_size))
     }
 }

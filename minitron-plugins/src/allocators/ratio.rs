@@ -1,10 +1,11 @@
 use minitron_core::contract::Allocator;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{Plan, Rankings, Space};
-use minitron_core::spec::{ModelSpec, Sizes};
+use minitron_core::spec::{ModelSpec, SizeMap, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::layers::LayersByDepth;
 use super::shapes::{Goal, plans};
 
 /// A share of the parameters to keep: the budget of that many, chosen likewise.
@@ -20,7 +21,8 @@ pub struct Ratio {
     pub tolerance: f64,
     /// Sizes held, by kind.
     pub hold: Sizes,
-    /// Axes that may shrink; all that were scored but depth, kv_heads and rope_pairs where empty.
+    /// Axes that may shrink; all that were scored but depth, kv_heads, rope_pairs and
+    /// mamba_head_dim where empty.
     pub free: Vec<String>,
 }
 
@@ -53,9 +55,10 @@ impl Allocator for Ratio {
                 self.ratio
             )));
         }
-        let full = self.n_params(spec, &Sizes::new());
+        let full = self.n_params(spec, &SizeMap::default());
+        let layers = LayersByDepth::new(space, rankings, spec);
         let goal = Goal {
-            cost: &|sizes| self.n_params(spec, sizes),
+            cost: &|sizes| self.n_params(spec, &layers.with(sizes)),
             unit: "parameters",
             target: (full as f64 * self.ratio).round() as u64,
             tolerance: self.tolerance,
@@ -68,10 +71,10 @@ impl Allocator for Ratio {
 }
 
 impl Ratio {
-    fn n_params(&self, spec: &ModelSpec, sizes: &Sizes) -> u64 {
+    fn n_params(&self, spec: &ModelSpec, sizes: &SizeMap) -> u64 {
         match self.non_embedding {
-            true => spec.n_non_embedding_at(sizes),
-            false => spec.n_params_at(sizes),
+            true => spec.n_non_embedding_of(sizes),
+            false => spec.n_params_of(sizes),
         }
     }
 }

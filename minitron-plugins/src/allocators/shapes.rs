@@ -1,6 +1,7 @@
 //! The grid of legal shapes near a cost, most balanced first.
 
 use minitron_core::error::{Error, Result};
+use minitron_core::mixers::MAMBA_HEAD_DIM;
 use minitron_core::plan::{AxisSizes, Plan, Rankings, Space, flags};
 use minitron_core::spec::{
     DEPTH, EXPERT_MLP, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim,
@@ -25,7 +26,7 @@ pub(super) struct Goal<'a> {
 /// Axes that only shrink where they are held or freed by name: at one size, width pruning keeps
 /// more than dropping layers (arXiv 2407.14679, best practice 4), key/value heads stay under
 /// grouped queries, and heads keep their width.
-const ON_REQUEST: [&str; 3] = [DEPTH, KV_HEADS, ROPE_PAIRS];
+const ON_REQUEST: [&str; 4] = [DEPTH, KV_HEADS, ROPE_PAIRS, MAMBA_HEAD_DIM];
 
 /// Sizes tried along an axis other than the MLP's; more are thinned out evenly.
 const MAX_PER_AXIS: usize = 128;

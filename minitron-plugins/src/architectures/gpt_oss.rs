@@ -70,7 +70,8 @@ impl Architecture for GptOss {
             slope: decoder.config.number_or("swiglu_alpha", 1.702)?,
         });
         (experts.router_bias, experts.bias) = (true, true);
-        decoder.experts = Some(experts);
+        let layers = vec![true; decoder.shape.n_layers];
+        decoder.place_experts(experts, &layers);
         decoder.finish(evidence)
     }
 

@@ -46,7 +46,9 @@ impl Architecture for Mixtral {
         decoder.window(window);
         decoder.reads = READS;
         let n = ExpertKeys::of_number(&decoder.config, &["num_local_experts", "num_experts"]);
-        decoder.experts = Some(everywhere(&decoder, n, 8, NAMES)?);
+        let experts = everywhere(&decoder, n, 8, NAMES)?;
+        let layers = vec![true; decoder.shape.n_layers];
+        decoder.place_experts(experts, &layers);
         decoder.finish(evidence)
     }
 
@@ -84,7 +86,7 @@ pub(super) fn everywhere(
         names,
         router_bias: false,
         bias: false,
-        layers: vec![true; decoder.shape.n_layers],
+        shared_bias: false,
     })
 }
 

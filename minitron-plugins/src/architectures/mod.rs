@@ -1,5 +1,6 @@
 //! Families of transformers, one file each: what differs from a usual decoder or encoder.
 
+mod bamba;
 mod bert;
 mod clients;
 mod distilbert;
@@ -19,6 +20,7 @@ mod mistral3;
 mod mixtral;
 mod modernbert;
 mod nemotron;
+mod nemotron_h;
 mod olmo2;
 mod olmo3;
 mod olmoe;

@@ -51,7 +51,8 @@ impl Architecture for Olmoe {
         decoder.reads = READS;
         let mut experts = everywhere(&decoder, vec!["num_experts"], 64, ExpertNames::USUAL)?;
         experts.moe.router.renormalise = decoder.config.flag_or("norm_topk_prob", false)?;
-        decoder.experts = Some(experts);
+        let layers = vec![true; decoder.shape.n_layers];
+        decoder.place_experts(experts, &layers);
         decoder.finish(evidence)
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::clients::{llama_cpp_wants_square, of_narrower_heads, vllm_wants_square};
-use super::qwen3_moe::{READS, experts, name_dense_layers};
+use super::qwen3_moe::{READS, experts, place};
 
 /// Qwen1.5-MoE and Qwen2-MoE: Qwen2's attention, experts and a gated one that all tokens go
 /// through.
@@ -48,8 +48,7 @@ impl Architecture for Qwen2Moe {
         });
         with_shared.shared_width = decoder.config.size("shared_expert_intermediate_size")?;
         with_shared.keys.shared = Some("shared_expert_intermediate_size");
-        decoder.experts = Some(with_shared);
-        name_dense_layers(&mut decoder);
+        place(&mut decoder, with_shared)?;
         decoder.finish(evidence)
     }
 

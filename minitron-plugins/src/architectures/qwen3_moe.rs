@@ -44,8 +44,8 @@ impl Architecture for Qwen3Moe {
         decoder.reads = READS;
         // A config may state either; 5.x writes the second.
         let n = ExpertKeys::of_number(&decoder.config, &["num_experts", "num_local_experts"]);
-        decoder.experts = Some(experts(&decoder, n, 128)?);
-        name_dense_layers(&mut decoder);
+        let experts = experts(&decoder, n, 128)?;
+        place(&mut decoder, experts)?;
         decoder.finish(evidence)
     }
 
@@ -91,21 +91,23 @@ pub(super) fn experts(
         names: ExpertNames::USUAL,
         router_bias: false,
         bias: false,
-        layers: sparse_layers(config, decoder.shape.n_layers)?,
+        shared_bias: false,
     })
 }
 
-/// Layers without experts are named one by one, so that a student's are.
-pub(super) fn name_dense_layers(decoder: &mut Decoder) {
-    let experts = decoder.experts.iter();
-    let layers: Vec<usize> = experts
-        .flat_map(|experts| (0..experts.layers.len()).filter(|&layer| !experts.is_in(layer)))
-        .collect();
-    let path = "mlp_only_layers".to_owned();
-    decoder.patterns.push(ConfigKey::Places { path, layers });
-    decoder
-        .pinned
-        .push(("decoder_sparse_step".to_owned(), 1.into()));
+/// Experts in the layers that the config says; those without are named one by one, so that a
+/// student's are.
+pub(super) fn place(decoder: &mut Decoder, experts: Experts) -> Result<()> {
+    let sparse = sparse_layers(&decoder.config, decoder.shape.n_layers)?;
+    let layers = (0..sparse.len()).filter(|&layer| sparse.get(layer) != Some(&true));
+    decoder.patterns.push(ConfigKey::Places {
+        path: "mlp_only_layers".to_owned(),
+        layers: layers.collect(),
+    });
+    let step = ("decoder_sparse_step".to_owned(), 1.into());
+    decoder.pinned.push(step);
+    decoder.place_experts(experts, &sparse);
+    Ok(())
 }
 
 minitron_core::plugin! {

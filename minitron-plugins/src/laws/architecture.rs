@@ -11,7 +11,7 @@ use minitron_core::plan::{Plan, Space};
 use minitron_core::prune::Student;
 use minitron_core::random::SplitMix;
 use minitron_core::registry::{Kind, PluginSpec};
-use minitron_core::spec::{DEPTH, KV_HEADS, ModelFolder, ModelSpec, ROPE_PAIRS};
+use minitron_core::spec::{DEPTH, KV_HEADS, ModelFolder, ModelSpec, ROPE_PAIRS, dim_of_layer};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -186,6 +186,17 @@ fn ids_with(other: i64) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&ids)?.f_view([1, 8])?)
 }
 
+/// Whether some layer that stays has units of a kind, where layers have them.
+fn is_in(spec: &ModelSpec, plan: &Plan, kind: &str) -> bool {
+    match plan.kept.get(DEPTH) {
+        Some(layers) if !spec.dims.contains_key(kind) => {
+            let mut dims = layers.iter().map(|&layer| dim_of_layer(kind, layer));
+            dims.any(|dim| spec.dims.contains_key(&dim))
+        }
+        _ => true,
+    }
+}
+
 /// Student::new compares the view with what the family says of the student's config.
 fn students(trial: &Trial, sample: &SampleModel) -> Result<()> {
     let SampleModel { spec, source } = sample;
@@ -200,8 +211,8 @@ fn students(trial: &Trial, sample: &SampleModel) -> Result<()> {
         for (kind, size) in &sizes {
             let found = student.spec.size(kind);
             // Key/value heads that keep a query head each are no dim of their own, and the layers
-            // that have one may be gone.
-            let may_lack = kind == KV_HEADS || sizes.contains_key(DEPTH);
+            // that have a kind of unit may all be gone.
+            let may_lack = kind == KV_HEADS || !is_in(spec, &plan, kind);
             let is_read = found == *size || found == 0 && may_lack;
             trial.ensure(
                 is_read,

@@ -91,7 +91,7 @@ pub fn samples(registry: &Registry) -> Result<Vec<SampleModel>> {
 }
 
 /// A config of three layers, four heads in two groups and a residual stream of 32 channels, in the
-/// words of Llama and of GPT-2, which most families took over.
+/// words of Llama and of GPT-2, which most families took over, and in those of hybrids.
 pub fn sample_config(model_type: &str) -> Value {
     let mut config = plain_config(model_type);
     // The language model inside a wrapper.
@@ -114,6 +114,10 @@ fn plain_config(model_type: &str) -> Value {
         "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
         "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24,
         "n_embd": 32, "n_inner": 48, "n_layer": 3, "n_head": 4, "n_positions": 64,
+        "hybrid_override_pattern": "M-*M", "mamba_num_heads": 8, "mamba_head_dim": 8,
+        "n_groups": 2, "ssm_state_size": 8, "chunk_size": 4,
+        "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8,
+        "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 4,
     })
 }
 

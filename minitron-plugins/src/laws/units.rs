@@ -5,16 +5,14 @@ use std::collections::BTreeMap;
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
-use minitron_core::spec::{
-    At, Dim, HEADS, KV_HEADS, ModelSpec, Param, Side, dim_of_layer, split_dim,
-};
+use minitron_core::spec::{At, Dim, ModelSpec, Param, Side};
 use tch::Tensor;
 
 /// The units of each dim in a new order: position → unit.
 pub(super) type UnitOrder = BTreeMap<String, Vec<usize>>;
 
-/// A new order of a dim's units. Query heads stay with their key/value head: they move inside its
-/// run, or the whole run moves.
+/// A new order of a dim's units. Those that another dim partitions, as query heads are by their
+/// key/value heads, move inside their run, or the whole run moves.
 pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Result<UnitOrder> {
     if let Some(by) = &dim.partition {
         let n_runs = spec.dim(by)?.size.max(1);
@@ -25,8 +23,7 @@ pub(super) fn reorder(spec: &ModelSpec, dim: &Dim, random: &mut SplitMix) -> Res
     }
     let order = shuffled(dim.size, random);
     let mut orders = UnitOrder::new();
-    if let (KV_HEADS, Some(layer)) = split_dim(&dim.name) {
-        let heads = spec.dim(&dim_of_layer(HEADS, layer))?;
+    if let Some(heads) = spec.carried_by(&dim.name) {
         let per = heads.size / dim.size.max(1);
         let moved = order.iter().flat_map(|&run| run * per..(run + 1) * per);
         orders.insert(heads.name.clone(), moved.collect());

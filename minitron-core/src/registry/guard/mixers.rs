@@ -145,6 +145,15 @@ impl Mixer for GuardedMixer {
         self.facts.active.clone()
     }
 
+    fn fresh(&self, role: Role, draw: f64) -> Option<f64> {
+        self.who
+            .run(|| Ok(self.mixer.get()?.fresh(role, draw)))
+            .unwrap_or_else(|error| {
+                *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(error));
+                None
+            })
+    }
+
     fn states_hold_for(&self) -> Option<usize> {
         self.facts.states_hold_for
     }
