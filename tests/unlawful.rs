@@ -19,6 +19,7 @@ use minitron_core::contract::{
 use minitron_core::descriptor;
 use minitron_core::error::Result;
 use minitron_core::evaluate::scan_rows;
+use minitron_core::mixers::MAMBA_OUTPUT;
 use minitron_core::model::{
     Linear, LoadOptions, MixerContext, MixerState, PartWeights, Port, PortTap, Ports, Transformer,
 };
@@ -320,13 +321,17 @@ impl Allocator for BadAllocator {
 #[typetag::serde(name = "bad_reconstruction")]
 impl Reconstruction for BadReconstruction {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
-        let (role, kind) = (Role::ATTENTION_OUTPUT, ParamKind::Weight);
+        let kind = ParamKind::Weight;
         if editor.is_whole() && !self.has("meddling") {
             return Ok(());
         }
         let at = At::Sublayer {
             layer: 0,
             sublayer: 0,
+        };
+        let role = match editor.spec().find(at, MAMBA_OUTPUT, kind) {
+            Some(_) => MAMBA_OUTPUT,
+            None => Role::ATTENTION_OUTPUT,
         };
         let weight = editor.read(at, role, kind)?;
         let weight = match self.fault.as_str() {
@@ -527,7 +532,7 @@ const FAULTS: [Faults; 9] = [
         Kind::Architecture,
         "bad_family",
         &[
-            ("greedy", "it recognises a config of `bert`"),
+            ("greedy", "it recognises a config of `bamba`"),
             ("name", "its spec is called `llama`"),
             ("fickle", "asked twice, it gives two specs"),
             ("sides", "`mlp.0` in another order changes the outputs"),
@@ -606,7 +611,7 @@ const FAULTS: [Faults; 9] = [
             ("nothing", "it compares nothing"),
             (
                 "depth",
-                "LayerInput(4): a site that a `bert` of 3 layers does not show",
+                "LayerInput(4): a site that a `bamba` of 3 layers does not show",
             ),
             ("padding", "depends on what stands for no token"),
             ("sides", "expected a scalar"),
