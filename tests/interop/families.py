@@ -56,6 +56,10 @@ def randomise(model, seed):
                 parameter.copy_(noise * 1.3 / parameter[0].numel() ** 0.5)
             else:
                 parameter.copy_(parameter.mean().round() + 0.3 * noise)
+        for name, buffer in model.named_buffers():
+            # Trained beside the gradients.
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return model.eval()
 
 

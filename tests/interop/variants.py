@@ -153,6 +153,25 @@ def nemotron_h():
             "off": {"steps": {"time_step_min": 0.001}},
             "cached": False,
         },
+        "experts": {
+            "config": base
+            | {
+                "layers_block_type": ["linear_attention", "moe", "full_attention", "moe", "mlp"],
+                "n_routed_experts": 6,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 20,
+                "moe_shared_expert_intermediate_size": 28,
+                "n_group": 3,
+                "topk_group": 2,
+                "routed_scaling_factor": 1.7,
+                "mlp_bias": True,
+            },
+            "off": {
+                "groups_of_experts": {"n_group": 1, "topk_group": 1},
+                "renormalised": {"norm_topk_prob": False},
+                "scaled": {"routed_scaling_factor": 1.0},
+            },
+        },
         "groups": {
             "config": base | {"layers_block_type": ["linear_attention", "full_attention"] * 2, "n_groups": 3, "conv_kernel": 2},
             "slow": True,

@@ -101,7 +101,8 @@ impl Experts {
         let least = match router.groups {
             None => router.top_k,
             Some(groups) => {
-                let of_group = router.top_k.div_ceil(groups.top_k.max(1));
+                // A group is judged by its two best.
+                let of_group = router.top_k.div_ceil(groups.top_k.max(1)).max(2);
                 groups.n.saturating_mul(of_group)
             }
         };
