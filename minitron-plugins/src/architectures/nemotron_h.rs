@@ -2,7 +2,7 @@ use minitron_core::architectures::{Block, Decoder, MambaKeys, MambaShape, Names}
 use minitron_core::checkpoint::Config;
 use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
-use minitron_core::mixers::{Gate, Groups, Mamba2, Mlp, Moe, Router, Selection, Shared, Storage};
+use minitron_core::mixers::{Gate, Mamba2, Mlp};
 use minitron_core::spec::{
     Activation, CheckpointInfo, ConfigKey, ModelSpec, Norm, NormKind, PatternForm, ShapeKeys,
 };
