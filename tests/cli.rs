@@ -2145,7 +2145,7 @@ fn wrong_requests_are_answered_with_code_2() {
     insta::assert_snapshot!(
         error(&["prune", "@teacher", "--out", "@o"]),
         @"error: recipe: say once how large the student shall be: sizes (hidden, mlp, heads, \
-          kv_heads, layers, size), params, ratio or memory (sizes beside them are held), \
+          kv_heads, layers, size), params, active_params, ratio or memory (sizes beside them are held), \
           allocator, or plan"
     );
     let score = [

@@ -13,12 +13,11 @@ use minitron_core::checkpoint::{
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
 use minitron_core::evaluate::{Sampling, SentenceModules, generate, sentence_embeddings};
-use minitron_core::mixers::{MAMBA_HEAD_DIM, MAMBA_HEADS};
 use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{HEADS, HIDDEN, KV_HEADS, ROPE_PAIRS, Sizes};
+use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
 use minitron_core::windows::{Batch, Sample, Task, Tokenize};
 use minitron_engine::data::Tokenizer;
 use minitron_engine::jobs::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
@@ -55,7 +54,14 @@ fn models() -> Vec<PathBuf> {
 fn smaller_sizes(space: &Space) -> Sizes {
     let mut sizes = Sizes::new();
     for axis in space.axes.iter().filter(|axis| axis.kind != HIDDEN) {
-        sizes.insert(axis.kind.clone(), axis.nearest((axis.full / 2).max(1))[0]);
+        let near = axis.nearest((axis.full / 2).max(1));
+        // A router takes so many experts.
+        let is_legal = |size: &&usize| {
+            let one = Sizes::from([(axis.kind.clone(), **size)]);
+            space.complete(&one).is_ok()
+        };
+        let size = near.iter().find(is_legal).unwrap_or(&near[0]);
+        sizes.insert(axis.kind.clone(), *size);
     }
     if let Some(queries) = space.ties.led(&|kind| kind == KV_HEADS).first() {
         // Half of the key/value heads, and half of the query heads of each that stays.
@@ -63,7 +69,7 @@ fn smaller_sizes(space: &Space) -> Sizes {
         sizes.insert(KV_HEADS.to_owned(), kv_heads);
         sizes.insert(HEADS.to_owned(), kv_heads * (queries.size(1) / 2).max(1));
     }
-    let hidden = space.axis(HIDDEN).unwrap();
+    let (hidden, mut refused) = (space.axis(HIDDEN).unwrap(), String::new());
     if hidden.held.is_some() {
         return space.complete(&sizes).unwrap();
     }
@@ -75,11 +81,12 @@ fn smaller_sizes(space: &Space) -> Sizes {
     {
         let mut with_hidden = sizes.clone();
         with_hidden.insert(HIDDEN.to_owned(), size);
-        if let Ok(complete) = space.complete(&with_hidden) {
-            return complete;
+        match space.complete(&with_hidden) {
+            Ok(complete) => return complete,
+            Err(error) => refused = error.to_string(),
         }
     }
-    panic!("no legal shape with a smaller hidden size in {space:?}");
+    panic!("no legal shape with a smaller hidden size: {refused}");
 }
 
 /// Scores a model on random tokens and prunes all its axes.
@@ -106,12 +113,9 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
     with_context(false, |context| {
         let scores = work.join("scores.safetensors");
         score(context, &scoring, &scores).unwrap();
-        let sizes = smaller_sizes(&Space::new(&folder.spec, &context.axes(&[]).unwrap()).unwrap());
-        let n_axes = 4 + [KV_HEADS, ROPE_PAIRS, MAMBA_HEADS, MAMBA_HEAD_DIM]
-            .iter()
-            .filter(|kind| sizes.contains_key(**kind))
-            .count();
-        assert_eq!(sizes.len(), n_axes, "{sizes:?}");
+        let space = Space::new(&folder.spec, &context.axes(&[]).unwrap()).unwrap();
+        let sizes = smaller_sizes(&space);
+        assert_eq!(sizes.len(), space.axes.len(), "{sizes:?}");
         let pruning = PruneOptions {
             model: scoring.model.clone(),
             scores: Some(scores.display().to_string()),
@@ -123,9 +127,7 @@ fn prune_everything(model: &Path, work: &Path) -> PathBuf {
             size: sizes
                 .clone()
                 .into_iter()
-                .filter(|(kind, _)| {
-                    [ROPE_PAIRS, MAMBA_HEADS, MAMBA_HEAD_DIM].contains(&kind.as_str())
-                })
+                .filter(|(kind, _)| ![HIDDEN, MLP, HEADS, KV_HEADS, DEPTH].contains(&kind.as_str()))
                 .collect(),
             ..PruneOptions::default()
         };

@@ -9,13 +9,12 @@ use minitron::{
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
 use minitron_core::error::Result;
-use minitron_core::mixers::{MAMBA_HEADS, MAMBA_INPUT};
+use minitron_core::mixers::{CORRECTION, MAMBA_HEADS, MAMBA_INPUT};
 use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Ranking, Rankings, Space};
 use minitron_core::prune::{PrunedView, Student};
-use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{
-    HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes,
+    EXPERTS, HEADS, KV_HEADS, MLP, ModelFolder, ModelSpec, PruneGroup, Role, Side, Sizes,
 };
 use minitron_engine::ranks::Ranks;
 use minitron_engine::score::{Metric, ScorerSet};
@@ -179,10 +178,14 @@ fn zeroed(
 }
 
 pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> Result<Scores> {
-    let importance = registry().build(&PluginSpec::bare("activation"))?;
+    scores_of(model, groups, "activation")
+}
+
+fn scores_of(model: &Transformer, groups: &[PruneGroup], metric: &str) -> Result<Scores> {
+    let importance = registry().build(&metric.parse()?)?;
     let mut scorers = ScorerSet::new(
         vec![Metric {
-            label: "activation".into(),
+            label: "by".into(),
             importance,
         }],
         groups,
@@ -194,6 +197,56 @@ pub(super) fn activation_scores(model: &Transformer, groups: &[PruneGroup]) -> R
         Ranks::alone(),
     )?;
     scorers.finish()
+}
+
+#[test]
+fn experts_that_no_token_goes_through_have_no_score_and_go_without_a_trace() {
+    let mut config = tiny_nemotron_h();
+    config["hybrid_override_pattern"] = "ME*E".into();
+    config["n_routed_experts"] = 6.into();
+    config["moe_intermediate_size"] = 12.into();
+    config["moe_shared_expert_intermediate_size"] = 20.into();
+    let model = Model::new(&config, 6).unwrap();
+    // What is added where experts are chosen keeps two of each layer from every token.
+    let idle = [(1, [0, 4]), (3, [2, 3])];
+    let mut source = MemorySource::default();
+    for param in &model.spec.params {
+        let tensor = model.source.read(&param.name()).unwrap().copy();
+        let of_layer = idle.iter().find(|(layer, _)| param.layer() == Some(*layer));
+        if let (CORRECTION, Some((_, experts))) = (param.role, of_layer) {
+            experts
+                .iter()
+                .for_each(|&expert| _ = tensor.get(expert).fill_(-9.0));
+        }
+        source.insert(param.name(), &tensor).unwrap();
+    }
+    let whole = load(&source, &model.spec).unwrap();
+    let groups = PruneGroup::of_kind(&model.spec, EXPERTS);
+    for metric in ["reap", "reap:of=sum", "reap:of=frequency", "activation"] {
+        let scores = scores_of(&whole, &groups, metric).unwrap();
+        let rankings = Rankings::new(&scores, &groups, &BTreeMap::new()).unwrap();
+        for (layer, experts) in &idle {
+            let ranking = &rankings.by_dim[&format!("experts.{layer}")];
+            let mut last: Vec<i64> = ranking.order().skip(4).map(|unit| unit as i64).collect();
+            last.sort_unstable();
+            assert_eq!(last, experts, "{metric}");
+            assert!(
+                last.iter()
+                    .all(|&unit| ranking.scores[unit as usize] == 0.0)
+            );
+        }
+        let wanted = Sizes::from([(EXPERTS.to_owned(), 4)]);
+        let plan = space(&model.spec).plan(&wanted, &rankings, &model.spec);
+        let student = Student::new(&source, &model.spec, &plan.unwrap()).unwrap();
+        let ids_bt = some_ids(2, 12, 61, 7).unwrap();
+        let pruned = forward(&load(&student.view, &student.spec).unwrap(), &ids_bt).unwrap();
+        let difference = relative(&pruned, &forward(&whole, &ids_bt).unwrap());
+        assert!(difference <= REORDERED, "{metric}: {difference:e}");
+    }
+    // A token goes through two, so one is not legal.
+    let one = Sizes::from([(EXPERTS.to_owned(), 1)]);
+    let refused = space(&model.spec).settle(&one).unwrap_err().to_string();
+    assert!(refused.contains("experts 1 is below 2"), "{refused}");
 }
 
 #[test]
