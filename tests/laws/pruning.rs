@@ -544,12 +544,18 @@ fn pruning_twice_is_pruning_once_by_the_composed_plan_byte_for_byte() {
         sizes(&[("depth", 2), ("mlp", 40)]),
         sizes(&[("mlp", 32), ("depth", 1)]),
     ];
+    let experts = [
+        sizes(&[("experts", 4), ("expert_mlp", 8)]),
+        sizes(&[("experts", 3), ("expert_mlp", 4), ("shared_mlp", 8)]),
+    ];
     for (idx, config) in families().into_iter().enumerate() {
         let model = Model::new(&config, 30).unwrap();
         let is_grouped = model.spec.size(KV_HEADS) > 0;
-        for [first, second] in [&widths, &groups, &layers]
+        let has_experts = model.spec.size(EXPERTS) > 0;
+        for [first, second] in [&widths, &groups, &layers, &experts]
             .into_iter()
             .filter(|steps| is_grouped || *steps != &groups)
+            .filter(|steps| has_experts || *steps != &experts)
         {
             let of = |spec: &ModelSpec, wanted: &Sizes, seed: u64| {
                 space(spec)

@@ -31,13 +31,6 @@ pub enum ConfigKey {
         /// How they are written.
         form: PatternForm,
     },
-    /// Of the depth: a list of layers by their index, renumbered for those that stay.
-    Places {
-        /// Key, or path.
-        path: String,
-        /// The layers that it names.
-        layers: Vec<usize>,
-    },
 }
 
 /// How a config states a value for each layer.
@@ -103,7 +96,6 @@ impl ConfigKey {
         match self {
             ConfigKey::Scalar { path, .. }
             | ConfigKey::PerLayer { path }
-            | ConfigKey::Places { path, .. }
             | ConfigKey::Pattern { path, .. } => path,
         }
     }
@@ -113,7 +105,6 @@ impl ConfigKey {
         match self {
             ConfigKey::Scalar { path, .. }
             | ConfigKey::PerLayer { path }
-            | ConfigKey::Places { path, .. }
             | ConfigKey::Pattern { path, .. } => {
                 path.insert_str(0, scope);
             }

@@ -5,7 +5,10 @@
 
 use super::saved::Plan;
 use super::space::Space;
-use crate::spec::{DEPTH, HEADS, KV_HEADS, ModelSpec, Sizes, dim_of_layer, split_dim};
+use crate::spec::{
+    DEPTH, EXPERTS, HEADS, KV_HEADS, ModelSpec, Sizes, dim_of_layer, dim_of_unit, split_dim,
+    split_unit,
+};
 
 /// The sizes to prune to in a round, counted from 1: full + (target − full) x round / n_rounds on
 /// each axis, rounded to the nearest legal size between target and full, the larger of two as near.
@@ -175,6 +178,20 @@ impl Plan {
         }
     }
 
+    /// What the student calls a dim; none where its layer or its expert goes.
+    fn name_in_student(&self, name: &str, depth: &[usize], spec: &ModelSpec) -> Option<String> {
+        let (kind, Some(layer), unit) = split_unit(name) else {
+            return Some(name.to_owned());
+        };
+        let place = depth.iter().position(|&kept| kept == layer)?;
+        let Some(unit) = unit else {
+            return Some(dim_of_layer(kind, place));
+        };
+        let experts = self.units(&dim_of_layer(EXPERTS, layer), spec);
+        let unit = experts.iter().position(|&kept| kept == unit)?;
+        Some(dim_of_unit(kind, place, unit))
+    }
+
     /// What the later plan keeps of a dim of the source, in the student's numbering.
     fn later_units<'a>(
         &self,
@@ -183,11 +200,18 @@ impl Plan {
         depth: &[usize],
         spec: &ModelSpec,
     ) -> Option<&'a Vec<usize>> {
-        let (kind, layer) = split_dim(name);
-        // Absent where the layer goes: its units are as many as those of the layers that stay,
-        // whichever they are.
-        let place = layer.map(|layer| depth.iter().position(|&kept| kept == layer).unwrap_or(0));
-        if let Some(units) = later.kept.get(&dim_at(kind, place)) {
+        let found = |name: &str| match self.name_in_student(name, depth, spec) {
+            Some(name) => later.kept.get(&name),
+            // Its layer or its expert goes: its units are as many as those of the others that
+            // stay, whichever they are.
+            None => {
+                let kind = split_dim(name).0;
+                let mut all = later.kept.iter();
+                all.find(|(other, _)| split_dim(other).0 == kind)
+                    .map(|(_, units)| units)
+            }
+        };
+        if let Some(units) = found(name) {
             return Some(units);
         }
         // With one query head for each key/value head, a student has no groups: its heads are both.
@@ -197,11 +221,6 @@ impl Plan {
         if self.kept.get(name).map_or(full, Vec::len) != n_queries {
             return None;
         }
-        later.kept.get(&dim_at(split_dim(&carried.name).0, place))
+        found(&carried.name)
     }
-}
-
-/// The dim of a kind, in a layer where it is one of a layer.
-fn dim_at(kind: &str, layer: Option<usize>) -> String {
-    layer.map_or(kind.to_owned(), |layer| dim_of_layer(kind, layer))
 }

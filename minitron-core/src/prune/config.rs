@@ -67,15 +67,6 @@ fn state_sizes(config: &mut Config, spec: &ModelSpec, plan: &Plan, layers: &[usi
                 {
                     config.set_at(path, form.written(of_layers(values, layers)));
                 }
-                (
-                    ConfigKey::Places {
-                        path,
-                        layers: named,
-                    },
-                    _,
-                ) if !named.is_empty() || config.get_at(path).is_some() => {
-                    config.set_at(path, places(named, layers));
-                }
                 _ => {}
             }
         }
@@ -99,13 +90,6 @@ fn listed(spec: &ModelSpec, plan: &Plan, name: &str, layers: &[usize]) -> Vec<us
         });
     }
     sizes
-}
-
-/// Where layers that are named are among those that stay.
-fn places(named: &[usize], layers: &[usize]) -> Vec<usize> {
-    (0..layers.len())
-        .filter(|&place| layers.get(place).is_some_and(|layer| named.contains(layer)))
-        .collect()
 }
 
 fn of_layers(values: &[serde_json::Value], layers: &[usize]) -> Vec<serde_json::Value> {

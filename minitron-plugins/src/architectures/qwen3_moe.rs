@@ -4,12 +4,12 @@ use minitron_core::contract::Architecture;
 use minitron_core::error::Result;
 use minitron_core::mixers::{Moe, QkNorm, Router, Storage};
 use minitron_core::spec::{
-    CheckpointInfo, ClientLimit, ConfigKey, ModelSpec, Norm, NormKind, RotaryDefaults, ShapeKeys,
-    Sizes,
+    CheckpointInfo, ClientLimit, ConfigKey, ModelSpec, Norm, NormKind, PatternForm, RotaryDefaults,
+    ShapeKeys, Sizes,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::clients::of_narrower_heads;
 
@@ -99,13 +99,17 @@ pub(super) fn experts(
 /// student's are.
 pub(super) fn place(decoder: &mut Decoder, experts: Experts) -> Result<()> {
     let sparse = sparse_layers(&decoder.config, decoder.shape.n_layers)?;
-    let layers = (0..sparse.len()).filter(|&layer| sparse.get(layer) != Some(&true));
-    decoder.patterns.push(ConfigKey::Places {
-        path: "mlp_only_layers".to_owned(),
-        layers: layers.collect(),
-    });
+    let dense: Vec<Value> = sparse
+        .iter()
+        .map(|&is_sparse| (!is_sparse).into())
+        .collect();
+    let (list, form) = ("mlp_only_layers", PatternForm::Indices);
+    // Both together, since a list alone would be read beside the source's step.
+    let named = (list.to_owned(), form.written(dense.clone()));
     let step = ("decoder_sparse_step".to_owned(), 1.into());
-    decoder.pinned.push(step);
+    decoder.pinned.extend([named, step]);
+    let pattern = ConfigKey::pattern_as(form, list, dense);
+    decoder.patterns.push(pattern);
     decoder.place_experts(experts, &sparse);
     Ok(())
 }
