@@ -88,7 +88,10 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "wanda",
         ],
     ),
-    (Kind::Allocator, &["budget", "fixed", "memory", "ratio"]),
+    (
+        Kind::Allocator,
+        &["budget", "fixed", "knapsack", "memory", "ratio"],
+    ),
     (
         Kind::Reconstruction,
         &[
@@ -250,8 +253,8 @@ fn every_metric_keeps_its_law() {
 
 #[test]
 fn every_allocator_keeps_its_law() {
-    // Its default is a budget of billions; below, it gets one that can be met.
-    assert_lawful(Kind::Allocator, &["budget"]);
+    // The default is a budget of billions, or none; below, they get one that can be met.
+    assert_lawful(Kind::Allocator, &["budget", "knapsack"]);
 }
 
 #[test]
@@ -426,6 +429,9 @@ fn for_tiny(tag: &str, spec: &ModelSpec) -> PluginSpec {
             .with("memory", format!("{}", spec.n_params() * 28 / 10))
             .with("bytes_per_param", 4)
             .with("batch_size", 0),
+        "knapsack" => asked
+            .with("params", format!("{}", spec.n_params() * 9 / 10))
+            .with("n_plans", 3),
         "fixed" => asked.with("sizes", json!({ "mlp": 24, "depth": 2 })),
         _ => asked,
     }

@@ -35,6 +35,9 @@ impl Defaults for BuiltIn {
 
     fn allocator(&self, wanted: &SizeRequest) -> PluginSpec {
         let sizes = serde_json::to_value(&wanted.sizes).unwrap_or_default();
+        if wanted.by_blocks {
+            return by_blocks(wanted).with("hold", sizes);
+        }
         if let Some(params) = &wanted.active_params {
             return PluginSpec::bare("budget")
                 .with("params", params.as_str())
@@ -73,4 +76,21 @@ impl Defaults for BuiltIn {
     fn task(&self, path: &Path) -> Result<PluginSpec> {
         Ok(PluginSpec::bare(tag_of_task(path)?).with("path", path.to_string_lossy().as_ref()))
     }
+}
+
+/// Which layer gets what, by what its parts were measured to cost.
+fn by_blocks(wanted: &SizeRequest) -> PluginSpec {
+    let mut knapsack = PluginSpec::bare("knapsack")
+        .with("params", wanted.params.clone())
+        .with("active_params", wanted.active_params.clone())
+        .with("ratio", wanted.ratio)
+        .with("non_embedding", wanted.non_embedding);
+    if let Some(memory) = &wanted.memory {
+        knapsack = knapsack
+            .with("memory", memory.as_str())
+            .with("seq_len", wanted.seq_len)
+            .with("batch_size", wanted.batch_size.unwrap_or(1))
+            .with("bytes_per_param", wanted.bytes_per_param);
+    }
+    knapsack
 }

@@ -74,6 +74,7 @@ impl Ward {
             seed: 0,
             compensates: true,
             spill: None,
+            only: None,
         }
     }
 
@@ -227,6 +228,7 @@ fn what_waits_in_a_folder_is_reconstructed_as_in_memory() {
             let place = folder.path().join(format!("{number}-{which}"));
             let inputs = ReconstructInputs {
                 spill: Some(&place),
+                only: None,
                 ..ward.inputs()
             };
             let mut there = StudentEditor::new(inputs, ward.plan.clone()).unwrap();

@@ -59,6 +59,7 @@ fn sliced(ward: &Ward) -> StudentEditor<'_> {
         ReconstructInputs {
             compensates: false,
             spill: None,
+            only: None,
             ..ward.inputs()
         },
         ward.plan.clone(),

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use minitron_core::registry::Kind;
 use minitron_engine::jobs::{
-    ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions,
+    BlocksOptions, ComputeType, EvalOptions, GenerateOptions, InspectOptions, ScoreOptions,
 };
 use minitron_engine::train::Sharding;
 
@@ -88,6 +88,8 @@ pub enum Command {
     Eval(EvalOptions),
     /// One calibration pass: a score for every neuron, head, channel and layer
     Score(Score),
+    /// What each part of each layer costs at smaller sizes: the table that `prune --blocks` plans by
+    Blocks(Blocks),
     /// Rank, plan, slice, write
     Prune(Box<Prune>),
     /// Train from random weights, or go on with a model
@@ -126,6 +128,7 @@ impl Command {
             Command::Plugins { .. } => "plugins",
             Command::Eval(_) => "eval",
             Command::Score(_) => "score",
+            Command::Blocks(_) => "blocks",
             Command::Prune(_) => "prune",
             Command::Train(_) => "train",
             Command::Distill(_) => "distill",
@@ -146,6 +149,7 @@ impl Command {
         matches!(
             self,
             Command::Score(_)
+                | Command::Blocks(_)
                 | Command::Prune(_)
                 | Command::Train(_)
                 | Command::Distill(_)
@@ -212,6 +216,22 @@ pub struct Score {
     #[command(flatten)]
     pub options: ScoreOptions,
     /// Where the scores go
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `blocks`
+#[derive(Debug, Args)]
+pub struct Blocks {
+    #[command(flatten)]
+    pub options: BlocksOptions,
+    /// Which metric decides where two scored an axis: LABEL, or KIND=LABEL
+    #[arg(long = "by")]
+    pub by: Vec<String>,
+    /// Where the table goes
     #[arg(long)]
     pub out: PathBuf,
     /// Replace an existing output
@@ -344,6 +364,12 @@ mod tests {
             ..ScoreOptions::default()
         };
         assert_eq!(typed::<ScoreOptions>(&["m", "--data", "t"]), score);
+        let blocks = BlocksOptions {
+            model: "m".into(),
+            scores: "s".into(),
+            ..BlocksOptions::default()
+        };
+        assert_eq!(typed::<BlocksOptions>(&["m", "--scores", "s"]), blocks);
         // A recipe that says nothing of rounds has none beyond the first.
         let prune = PruneOptions {
             model: "m".into(),

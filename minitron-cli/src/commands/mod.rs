@@ -1,5 +1,6 @@
 //! One file per command: flags to options, a job, its result.
 
+mod blocks;
 mod compare;
 mod demo;
 mod distill;
@@ -31,6 +32,7 @@ pub fn dispatch(arguments: &Arguments) -> Result<i32> {
         Command::Plugins { command } => plugins::run(common, command),
         Command::Eval(args) => eval::run(common, args),
         Command::Score(args) => score::run(common, args),
+        Command::Blocks(args) => blocks::run(common, args),
         Command::Prune(args) => prune::run(common, args),
         Command::Train(args) => train::run(common, args),
         Command::Distill(args) => distill::run(common, args),

@@ -10,8 +10,8 @@ pub use log::Lines;
 pub use progress::Bar;
 pub use report::{PAGE_MARK, page};
 pub use tables::{
-    comparison_table, facts_table, generated_text, inspect_table, plan_table, plugin_table,
-    plugins_table, run_table, scores_table, search_table, verify_table,
+    blocks_table, comparison_table, facts_table, generated_text, inspect_table, plan_table,
+    plugin_table, plugins_table, run_table, scores_table, search_table, verify_table,
 };
 pub use watch::{Screen, progress_text};
 

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, pres
 use minitron_engine::report::grouped;
 use serde_json::Value;
 
-pub use models::{inspect_table, plan_table, scores_table};
+pub use models::{blocks_table, inspect_table, plan_table, scores_table};
 pub use plugins::{plugin_table, plugins_table};
 pub use runs::{comparison_table, generated_text, run_table, search_table, verify_table};
 

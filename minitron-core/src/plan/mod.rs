@@ -3,6 +3,7 @@
 
 mod advice;
 mod axis_sizes;
+mod blocks;
 mod checked;
 mod explain;
 mod ranking;
@@ -14,6 +15,7 @@ mod ties;
 
 pub use advice::flags;
 pub use axis_sizes::AxisSizes;
+pub use blocks::{BlockChoice, BlockChoices, BlockScores, Timed};
 pub use explain::{BlockScore, Borderline, Cut, Explained, UnitScore};
 pub use ranking::{Ranking, Rankings};
 pub use rounds::schedule;

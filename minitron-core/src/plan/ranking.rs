@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::blocks::BlockScores;
 use crate::calibrate::Scores;
 use crate::error::{Error, Result};
 use crate::spec::{PruneGroup, split_dim};
@@ -160,6 +161,8 @@ pub struct Rankings {
     /// Dims that more than one metric scored and none was chosen for: what to answer when one of
     /// them is to shrink.
     pub unclear: BTreeMap<String, String>,
+    /// What smaller parts of layers cost, where that was measured.
+    pub blocks: Option<BlockScores>,
 }
 
 impl Rankings {

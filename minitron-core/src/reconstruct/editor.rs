@@ -8,6 +8,7 @@ use tch::Tensor;
 use super::projections::Fit;
 use super::rotated::{RotatedView, has_layer_norms};
 use super::store::TensorStore;
+use super::trials::LayerInputs;
 use super::turning::{check_basis, check_turns, running, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
@@ -40,6 +41,8 @@ pub struct ReconstructInputs<'a> {
     pub compensates: bool,
     /// A folder in which streams and replaced weights wait; memory where there is none.
     pub spill: Option<&'a Path>,
+    /// The one layer in which the student differs, with the text that enters it; none: all of them.
+    pub only: Option<&'a LayerInputs>,
 }
 
 /// A student under reconstruction: weights are read by role, and replaced without changing any

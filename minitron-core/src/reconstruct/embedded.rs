@@ -1,6 +1,7 @@
 //! The calibration text as student or teacher embed it, on its way through their layers.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::rc::Rc;
 
 use tch::Tensor;
@@ -71,6 +72,22 @@ impl StudentEditor<'_> {
 }
 
 impl Embedded {
+    /// The same streams by themselves.
+    pub fn copied(&self, spill: Option<&Path>, name: &str) -> Result<Self> {
+        Ok(Embedded {
+            states: self.states.copied(spill, name)?,
+            contexts: self.contexts.clone(),
+        })
+    }
+
+    /// Moves all batches past a layer.
+    pub fn pass_layer(&mut self, block: &Block) -> Result<()> {
+        for part in 0..block.n_parts() {
+            self.pass(block, part, &mut |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
     /// Moves all batches past one part of a layer; `look` sees their sums before they settle.
     pub fn pass(
         &mut self,

@@ -93,6 +93,18 @@ impl StreamStore {
         })
     }
 
+    /// The same before a layer, elsewhere: what entered the one under way is left out.
+    ///
+    /// # Errors
+    /// As [`TensorStore::put`].
+    pub fn copied(&self, dir: Option<&Path>, name: &str) -> Result<Self> {
+        let mut copied = StreamStore::new(dir, name, self.keeps_entered)?;
+        for batch in 0..self.n_batches {
+            copied.push(self.before(0, batch)?.now_bte)?;
+        }
+        Ok(copied)
+    }
+
     /// How many batches there are.
     pub fn len(&self) -> usize {
         self.n_batches

@@ -69,8 +69,12 @@ impl StudentEditor<'_> {
         let is_teachers = sweep.reference == Reference::Teacher;
         let mut streams = Streams::enter(self, sweep)?;
         let progress = self.calibration()?.progress;
-        progress.start("reconstruct, layers", self.n_layers() as u64);
-        for layer_idx in 0..self.n_layers() {
+        let layers = match self.inputs.only {
+            Some(only) => only.layer()..only.layer() + 1,
+            None => 0..self.n_layers(),
+        };
+        progress.start("reconstruct, layers", layers.len() as u64);
+        for layer_idx in layers {
             let _span = debug_span!("layer", layer_idx).entered();
             let parts: Vec<(At, Sublayer)> = self
                 .spec()
@@ -103,7 +107,7 @@ impl StudentEditor<'_> {
             .spec()
             .find(At::Model, Role::HEAD_TRANSFORM, ParamKind::Weight)
             .is_some();
-        if is_teachers && !has_transform {
+        if is_teachers && !has_transform && self.inputs.only.is_none() {
             let stats = streams.head(self)?;
             visit(self, &stats)?;
         }
@@ -159,8 +163,8 @@ impl Streams {
     /// Embeds the text; a teacher aimed at runs up to the first layer that the student kept.
     fn enter(editor: &StudentEditor, sweep: Sweep) -> Result<Self> {
         let is_teachers = sweep.reference == Reference::Teacher;
-        let student = editor.embedded(true)?;
-        let teacher = is_teachers.then(|| editor.embedded(false)).transpose()?;
+        let student = entering(editor, true)?;
+        let teacher = is_teachers.then(|| entering(editor, false)).transpose()?;
         let n_batches = editor.calibration()?.batches().len();
         let mut streams = Streams {
             sweep: Sweep {
@@ -171,7 +175,11 @@ impl Streams {
             student,
             wanted: TensorStore::new(editor.inputs.spill, "wanted")?,
         };
-        for source_layer in 0..editor.source_layer(0) {
+        let n_dropped = match editor.inputs.only {
+            Some(_) => 0,
+            None => editor.source_layer(0),
+        };
+        for source_layer in 0..n_dropped {
             streams.run_teacher(editor, source_layer, false)?;
         }
         Ok(streams)
@@ -346,6 +354,15 @@ impl Streams {
             true => wanted.put(&round.to_string(), &kept_channels(editor, sum_bte, 2)?),
             false => Ok(()),
         })
+    }
+}
+
+/// The text before the first layer, or before the only one that differs.
+fn entering(editor: &StudentEditor, of_student: bool) -> Result<Embedded> {
+    let name = if of_student { "student" } else { "teacher" };
+    match editor.inputs.only {
+        Some(only) => only.streams(&editor.inputs, name),
+        None => editor.embedded(of_student),
     }
 }
 

@@ -238,6 +238,7 @@ impl Spec {
             spec: self,
             model: self.model.clone(),
             scores: None,
+            blocks: None,
             is_trained: false,
         };
         let mut links: Vec<Link> = Vec::new();
@@ -321,6 +322,7 @@ struct ChainState<'a> {
     spec: &'a Spec,
     model: String,
     scores: Option<String>,
+    blocks: Option<String>,
     is_trained: bool,
 }
 
@@ -347,6 +349,7 @@ impl ChainState<'_> {
         let name = content_name(word, &parsed, seed);
         match word {
             "score" => self.scores = Some(name.clone()),
+            "blocks" => self.blocks = Some(name.clone()),
             "search" => self.model = format!("{name}/winner"),
             "prune" | "distill" | "train" | "scratch" => self.model = name.clone(),
             _ => {}
@@ -372,7 +375,12 @@ impl ChainState<'_> {
             "distill" => vec![("teacher", original), ("student", model)],
             "scratch" => vec![("config", model)],
             "eval" => vec![("model", model), ("teacher", original)],
-            "prune" | "search" => vec![("model", model), ("scores", self.scores.as_ref())],
+            "blocks" => vec![("model", model), ("scores", self.scores.as_ref())],
+            "prune" | "search" => vec![
+                ("model", model),
+                ("scores", self.scores.as_ref()),
+                ("blocks", self.blocks.as_ref()),
+            ],
             _ => vec![("model", model)],
         };
         for (key, value) in named {

@@ -56,6 +56,8 @@ pub struct SizeRequest {
     pub seq_len: Option<usize>,
     /// Sequences of that cache; 1 where not given.
     pub batch_size: Option<usize>,
+    /// Whether what smaller parts of layers cost is known and decides.
+    pub by_blocks: bool,
     /// Stored bytes of one of the source's parameters.
     pub bytes_per_param: f64,
 }

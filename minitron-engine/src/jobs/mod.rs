@@ -3,6 +3,7 @@
 //! A job is its options (one struct for command line, recipe and schema) and a function that leaves
 //! an artefact and returns what to tell. What all of them share is a [`Context`].
 
+pub(crate) mod blocks;
 pub(crate) mod card;
 pub(crate) mod clients;
 pub(crate) mod compute_type;
@@ -19,6 +20,7 @@ pub(crate) mod train;
 pub(crate) mod vocabulary;
 pub(crate) mod written;
 
+pub use blocks::{BlocksOptions, blocks};
 pub use compute_type::ComputeType;
 pub use context::{Context, Defaults, SizeRequest};
 pub use eval::{EvalOptions, NamedTask, TaskSource, eval};

@@ -6,12 +6,19 @@ use std::path::{Path, PathBuf};
 use super::StageOptions;
 use super::run_dir::RunDir;
 use crate::data::{DataSpec, TextOptions};
+use crate::jobs::blocks::blocks_path;
 use crate::jobs::context::Context;
-use crate::jobs::{EvalOptions, PruneOptions, TaskSource, TeacherOptions, TrainingOptions};
+use crate::jobs::score::scores_path;
+use crate::jobs::{
+    EvalOptions, PruneOptions, ReconstructOptions, TaskSource, TeacherOptions, TrainingOptions,
+};
 use minitron_core::checkpoint::companions;
 use minitron_core::digest;
 use minitron_core::error::Result;
 use minitron_core::registry::PluginSpec;
+
+/// From what is given to the file that a job wrote.
+type WrittenFile = fn(&str) -> Result<PathBuf>;
 
 /// Puts real places for what a stage names, and remembers a digest of each.
 pub(crate) struct Inputs<'a, 'c> {
@@ -36,6 +43,11 @@ impl Inputs<'_, '_> {
                 self.specs(&mut o.metrics)?;
                 self.data(&mut o.data, &o.text)?;
             }
+            StageOptions::Blocks(o) => {
+                self.model(&mut o.model)?;
+                self.written(&mut o.scores, scores_path)?;
+                self.reconstruction(&mut o.reconstruction)?;
+            }
             StageOptions::Prune(o) => self.of_prune(o)?,
             StageOptions::Train(o) => {
                 if let Some(config) = &mut o.config {
@@ -55,7 +67,10 @@ impl Inputs<'_, '_> {
             StageOptions::Eval(o) => self.of_eval(o)?,
             StageOptions::Search(o) => {
                 self.model(&mut o.model)?;
-                self.scores(&mut o.scores)?;
+                self.written(&mut o.scores, scores_path)?;
+                if let Some(blocks) = &mut o.blocks {
+                    self.written(blocks, blocks_path)?;
+                }
                 self.place_cache(&mut o.teacher_options);
                 self.specs(&mut o.reconstruct)?;
                 self.texts(&mut o.training)?;
@@ -68,16 +83,22 @@ impl Inputs<'_, '_> {
     fn of_prune(&mut self, options: &mut PruneOptions) -> Result<()> {
         self.model(&mut options.model)?;
         if let Some(scores) = &mut options.scores {
-            self.scores(scores)?;
+            self.written(scores, scores_path)?;
         }
         if let Some(plan) = &mut options.plan {
             *plan = self.recipe_dir.join(&*plan);
             self.file(plan)?;
         }
+        if let Some(blocks) = &mut options.blocks {
+            self.written(blocks, blocks_path)?;
+        }
         self.specs(&mut options.metrics)?;
-        let reconstruction = &mut options.reconstruction;
-        self.specs(&mut reconstruction.reconstruct)?;
-        self.data(&mut reconstruction.data, &reconstruction.text)
+        self.reconstruction(&mut options.reconstruction)
+    }
+
+    fn reconstruction(&mut self, options: &mut ReconstructOptions) -> Result<()> {
+        self.specs(&mut options.reconstruct)?;
+        self.data(&mut options.data, &options.text)
     }
 
     fn of_eval(&mut self, options: &mut EvalOptions) -> Result<()> {
@@ -114,12 +135,13 @@ impl Inputs<'_, '_> {
         }
     }
 
-    fn scores(&mut self, scores: &mut String) -> Result<()> {
-        let (path, is_stage) = self.place(scores);
+    /// A file that a job wrote, given itself or as the stage's folder.
+    fn written(&mut self, place: &mut String, file_of: WrittenFile) -> Result<()> {
+        let (path, is_stage) = self.place(place);
         if !is_stage {
-            self.file(&crate::jobs::score::scores_path(&path.to_string_lossy())?)?;
+            self.file(&file_of(&path.to_string_lossy())?)?;
         }
-        *scores = path.display().to_string();
+        *place = path.display().to_string();
         Ok(())
     }
 

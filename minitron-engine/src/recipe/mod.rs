@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::jobs::{
-    DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions, TrainOptions,
+    BlocksOptions, DistillOptions, EvalOptions, GenerateOptions, PruneOptions, ScoreOptions,
+    TrainOptions,
 };
 use crate::search::SearchOptions;
 use minitron_core::error::{Error, Result};
@@ -70,6 +71,8 @@ pub struct Stage {
 pub enum StageOptions {
     /// Calibration pass.
     Score(ScoreOptions),
+    /// What smaller parts of layers cost.
+    Blocks(BlocksOptions),
     /// Planning and slicing.
     Prune(PruneOptions),
     /// Training without a teacher.
@@ -84,8 +87,8 @@ pub enum StageOptions {
     Generate(GenerateOptions),
 }
 
-pub(crate) const JOBS: [&str; 7] = [
-    "score", "prune", "train", "distill", "eval", "search", "generate",
+pub(crate) const JOBS: [&str; 8] = [
+    "score", "blocks", "prune", "train", "distill", "eval", "search", "generate",
 ];
 
 impl StageOptions {
@@ -93,6 +96,7 @@ impl StageOptions {
     pub fn job(&self) -> &'static str {
         match self {
             StageOptions::Score(_) => "score",
+            StageOptions::Blocks(_) => "blocks",
             StageOptions::Prune(_) => "prune",
             StageOptions::Train(_) => "train",
             StageOptions::Distill(_) => "distill",
@@ -110,6 +114,7 @@ impl StageOptions {
         rename(&mut object)?;
         match job {
             "score" => parse_options(object).map(StageOptions::Score),
+            "blocks" => parse_options(object).map(StageOptions::Blocks),
             "prune" => parse_options(object).map(StageOptions::Prune),
             "train" => parse_options(object).map(StageOptions::Train),
             "distill" => parse_options(object).map(StageOptions::Distill),
@@ -260,6 +265,7 @@ fn is_stage_name(name: &str) -> bool {
 pub(crate) fn default_options(job: &str) -> Map<String, Value> {
     let value = match job {
         "score" => serde_json::to_value(ScoreOptions::default()),
+        "blocks" => serde_json::to_value(BlocksOptions::default()),
         "prune" => serde_json::to_value(PruneOptions::default()),
         "train" => serde_json::to_value(TrainOptions::default()),
         "distill" => serde_json::to_value(DistillOptions::default()),
@@ -277,6 +283,7 @@ pub(crate) fn default_options(job: &str) -> Map<String, Value> {
 pub(crate) fn options_schema(job: &str) -> Schema {
     match job {
         "score" => inlined::<ScoreOptions>(),
+        "blocks" => inlined::<BlocksOptions>(),
         "prune" => inlined::<PruneOptions>(),
         "train" => inlined::<TrainOptions>(),
         "distill" => inlined::<DistillOptions>(),
@@ -345,7 +352,7 @@ mod tests {
             ),
             (
                 "[[stages]]\nname = \"a\"\ndo = \"evil\"",
-                "known: score, prune",
+                "known: score, blocks, prune",
             ),
             (
                 "[[stages]]\nname = \"a\"\ndo = \"score\"\nbatch = 1",

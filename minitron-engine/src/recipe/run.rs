@@ -12,6 +12,7 @@ use super::inputs::{Inputs, parent};
 use super::run_dir::{RunDir, StageRecord};
 use super::verify::{artefacts, is_intact};
 use super::{Recipe, Stage, StageOptions, options_schema};
+use crate::jobs::blocks::{BLOCKS_FILE, blocks};
 use crate::jobs::context::Context;
 use crate::jobs::marks::decide_nothing;
 use crate::jobs::{distill, eval, generate, prune, score, train};
@@ -223,6 +224,7 @@ fn run_job(context: &Context, options: &StageOptions, dir: &Path, is_same: bool)
     let resume = is_same && has_state(dir);
     match options {
         StageOptions::Score(options) => score(context, options, &dir.join("scores.safetensors")),
+        StageOptions::Blocks(options) => blocks(context, options, &dir.join(BLOCKS_FILE)),
         StageOptions::Prune(options) => prune(context, options, dir, false),
         StageOptions::Train(options) => train(context, options, dir, resume),
         StageOptions::Distill(options) => distill(context, options, dir, resume),
@@ -260,6 +262,7 @@ fn recorded(
 fn artefact(options: &StageOptions) -> &'static str {
     match options {
         StageOptions::Score(_) => "scores.safetensors",
+        StageOptions::Blocks(_) => BLOCKS_FILE,
         StageOptions::Prune(_) | StageOptions::Train(_) | StageOptions::Distill(_) => "config.json",
         StageOptions::Search(_) => "winner/config.json",
         StageOptions::Eval(_) | StageOptions::Generate(_) => "result.json",

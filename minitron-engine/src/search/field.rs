@@ -32,7 +32,7 @@ use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Rankings, Space};
 use minitron_core::reconstruct::StudentEditor;
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{HIDDEN, ModelSpec};
+use minitron_core::spec::{DEPTH, HIDDEN, ModelSpec};
 use minitron_core::windows::{Task, Tokenize, Windows};
 
 /// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments, and
@@ -130,8 +130,12 @@ impl Field<'_> {
     }
 
     fn plan(&self, entry: &Entry) -> Result<Plan> {
-        self.space
-            .plan(&entry.sizes, &self.rankings, &self.teaching.folder.spec)
+        let spec = &self.teaching.folder.spec;
+        let mut plan = self.space.plan(&entry.sizes, &self.rankings, spec)?;
+        if let Some(layers) = &entry.layers {
+            plan.kept.insert(DEPTH.to_owned(), layers.clone());
+        }
+        Ok(plan)
     }
 
     /// A candidate as a view, reconstructed.

@@ -78,8 +78,11 @@ pub type Keep<'a> = &'a dyn Fn(&Sizes, u64) -> Result<bool>;
 /// A shape that is worth a look.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// By kind.
+    /// By kind, or by dim where layers differ.
     pub sizes: Sizes,
+    /// The layers that stay, where that is not for rankings to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
     /// Parameters.
     pub n_params: u64,
     /// How unevenly its axes shrink: Σ (log kept share − their mean)².
@@ -227,6 +230,7 @@ fn legal(
             candidates.push(Candidate {
                 imbalance: imbalance(&sizes, space),
                 sizes,
+                layers: None,
                 n_params,
             });
         }

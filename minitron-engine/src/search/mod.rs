@@ -2,6 +2,7 @@
 //! sizes alone, are screened as views, and trained shortly in rungs, from which the better half
 //! goes on. How alike two orders of them are says what a screening was worth.
 
+mod by_blocks;
 mod cost;
 mod field;
 mod grid;

@@ -185,6 +185,7 @@ impl<'a> Field<'a> {
             entries.push(Entry {
                 name: format!("c{:0width$}", idx + 1),
                 sizes: sizes.clone(),
+                layers: candidate.layers.clone(),
                 n_params,
                 memory_bytes: bytes,
                 imbalance: candidate.imbalance,

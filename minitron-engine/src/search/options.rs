@@ -42,6 +42,11 @@ pub struct SearchOptions {
     /// Tokens per sequence of the key/value cache [default: the model's positions]
     #[arg(long, requires = "memory")]
     pub kv_seq_len: Option<usize>,
+    /// What smaller parts of layers cost, as `blocks` measured it: the candidates are then the
+    /// best plans by it, whose layers differ.
+    #[arg(long)]
+    #[schemars(extend("by_content" = true))]
+    pub blocks: Option<String>,
     /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`,
     /// multiples of the hidden width; where empty, all legal widths and heads.
     #[arg(skip)]
@@ -109,6 +114,7 @@ impl Default for SearchOptions {
             params: None,
             memory: None,
             kv_seq_len: None,
+            blocks: None,
             grid: BTreeMap::new(),
             size: BTreeMap::new(),
             free: Vec::new(),
@@ -150,6 +156,9 @@ impl SearchOptions {
     /// `Recipe` for what cannot be meant, `Plan` where nothing on the grid is legal and within the
     /// budget.
     pub(super) fn survey(&self, context: &Context) -> Result<Found> {
+        if let Some(blocks) = &self.blocks {
+            return self.survey_blocks(context, blocks);
+        }
         let (spec, weights) = open(context, &self.model)?;
         let mut space = Space::new(&spec, &context.axes(&self.axes)?)?;
         if self.square {
@@ -207,7 +216,7 @@ impl SearchOptions {
         weights.saturating_add(spec.kv_cache_bytes_at(sizes, seq_len, 1))
     }
 
-    fn budget(&self) -> Result<(Within, SearchTarget)> {
+    pub(super) fn budget(&self) -> Result<(Within, SearchTarget)> {
         let mut target = SearchTarget::default();
         match (&self.params, &self.memory) {
             (Some(_), Some(_)) => Err(Error::Recipe("params, memory: give one of the two".into())),

@@ -60,6 +60,9 @@ pub(super) struct Entry {
     #[serde(deserialize_with = "crate::jobs::identity::plain_name")]
     pub name: String,
     pub sizes: Sizes,
+    /// The layers that stay, where rankings do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
     pub n_params: u64,
     /// Of its weights as stored and one sequence's key/value cache.
     pub memory_bytes: u64,

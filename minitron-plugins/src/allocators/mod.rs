@@ -2,6 +2,7 @@
 
 mod budget;
 mod fixed;
+mod knapsack;
 mod layers;
 mod memory;
 mod ratio;

@@ -2,7 +2,9 @@
 
 use minitron_core::contract::Allocator;
 use minitron_core::error::{Error, Result};
-use minitron_core::plan::Plan;
+use minitron_core::plan::{BlockChoice, BlockChoices, BlockScores, Plan, Space};
+use minitron_core::random::SplitMix;
+use minitron_core::spec::{ModelSpec, Sizes, split_dim};
 
 use super::samples::random_rankings;
 use super::{SampleModel, Trial, UNTRIED, of_inputs};
@@ -31,7 +33,8 @@ pub fn check(trial: &Trial, samples: &[SampleModel]) -> Result<String> {
 fn on(trial: &Trial, sample: &SampleModel) -> Result<()> {
     let allocator = trial.build::<dyn Allocator>()?;
     let (space, spec) = (sample.space(trial.registry)?, &sample.spec);
-    let rankings = random_rankings(&sample.groups(trial.registry)?, 3)?;
+    let mut rankings = random_rankings(&sample.groups(trial.registry)?, 3)?;
+    rankings.blocks = Some(random_blocks(&space, spec, 3));
     let plans = allocator.allocate(&space, &rankings, spec)?;
     trial.ensure(
         !plans.is_empty(),
@@ -56,4 +59,48 @@ fn dims(plan: &Plan) -> String {
         .map(String::as_str)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// What smaller parts of layers cost, drawn at random: layers that go, and sizes of layers that may
+/// differ.
+fn random_blocks(space: &Space, spec: &ModelSpec, seed: u64) -> BlockScores {
+    let mut random = SplitMix::new(seed);
+    let mut blocks = Vec::new();
+    for layer in 0..spec.n_layers() {
+        let sizes = spec
+            .dims
+            .values()
+            .filter(|dim| split_dim(&dim.name).1 == Some(layer));
+        let sizes = sizes.filter_map(|dim| Some((dim, space.axis(&dim.name).ok()?)));
+        let mut parts: Vec<(String, Vec<Sizes>)> = sizes
+            .map(|(dim, axis)| {
+                let legal = axis.legal().into_iter().filter(|&size| size < axis.full);
+                let one = |size| Sizes::from([(dim.name.clone(), size)]);
+                (dim.name.clone(), legal.map(one).collect())
+            })
+            .collect();
+        let is_fixed = spec.fixed_layers.iter().any(|(fixed, _)| *fixed == layer);
+        if parts.is_empty() && !is_fixed {
+            parts.push(("layer".into(), vec![Sizes::new()]));
+        }
+        for (part, sizes) in parts {
+            let choices = sizes.into_iter().map(|sizes| BlockChoice {
+                sizes,
+                kl: None,
+                error: random.unit(),
+                ms: None,
+            });
+            let choices = choices.collect();
+            blocks.push(BlockChoices {
+                layer,
+                part,
+                ms: None,
+                choices,
+            });
+        }
+    }
+    BlockScores {
+        blocks,
+        ..BlockScores::default()
+    }
 }

@@ -64,6 +64,7 @@ impl Ward<'_> {
             seed: 0,
             compensates: true,
             spill: None,
+            only: None,
         };
         StudentEditor::new(inputs, plan.clone())
     }

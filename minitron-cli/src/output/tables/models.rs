@@ -112,6 +112,31 @@ pub fn scores_table(report: &Value) -> String {
     format!("{}\n{speed}", right_aligned(table))
 }
 
+/// `blocks`: one line per part of a layer; what each size costs, with its share of the full one.
+pub fn blocks_table(report: &Value) -> String {
+    let mut table = table(&["layer", "part", "size: cost (KL in nats, else the error)"]);
+    for block in listed(&report["blocks"]) {
+        let mut costs = Vec::new();
+        for choice in listed(&block["choices"]) {
+            let sizes = entries(&choice["sizes"]).map(|(_, size)| size.as_u64().unwrap_or(0));
+            let cost = choice["kl"].as_f64().or(choice["error"].as_f64());
+            let size = match sizes.max() {
+                None | Some(0) => "none".to_owned(),
+                Some(size) => size.to_string(),
+            };
+            costs.push(format!("{size}: {:.4}", cost.unwrap_or(f64::NAN)));
+        }
+        table.add_row([
+            word(&block["layer"]),
+            word(&block["part"]),
+            costs.join("  "),
+        ]);
+    }
+    let (n_tokens, out) = (word(&report["n_tokens"]), word(&report["out"]));
+    let seconds = report["seconds"].as_f64().unwrap_or(0.0);
+    format!("{table}\n{n_tokens} tokens, {seconds:.0} s -> {out}")
+}
+
 /// `prune`: sizes before and after.
 pub fn plan_table(report: &Value) -> String {
     let mut table = table(&["", "source", "student", "kept"]);

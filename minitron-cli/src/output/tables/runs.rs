@@ -2,18 +2,30 @@
 
 use std::collections::BTreeMap;
 
+use minitron_core::spec::split_dim;
 use minitron_engine::report::{bytes, in_units, spread};
 use serde_json::Value;
 
 use super::{entries, in_blocks, listed, right_aligned, table, terminal_width, title, word};
 
+/// One size, or from the least to the largest where layers differ.
+fn sizes_of(sizes: &Value, kind: &str) -> String {
+    let of_kind = entries(sizes).filter(|(name, _)| split_dim(name).0 == kind);
+    let all: Vec<u64> = of_kind.filter_map(|(_, size)| size.as_u64()).collect();
+    match (all.iter().min(), all.iter().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (Some(one), _) => one.to_string(),
+        _ => String::new(),
+    }
+}
+
 /// `search`: the candidates, best first.
 pub fn search_table(report: &Value) -> String {
-    let kinds: Vec<&String> = entries(&report["candidates"][0]["sizes"])
-        .map(|(kind, _)| kind)
-        .collect();
+    let named = entries(&report["candidates"][0]["sizes"]).map(|(name, _)| split_dim(name).0);
+    let mut kinds: Vec<&str> = named.collect();
+    kinds.dedup();
     let mut header: Vec<&str> = vec![""];
-    header.extend(kinds.iter().map(|kind| kind.as_str()));
+    header.extend(&kinds);
     header.extend(["parameters", "loss before", "loss", "rank"]);
     let mut cells_by_row = Vec::new();
     let mut rows: Vec<(usize, &Value)> = listed(&report["candidates"]).enumerate().collect();
@@ -21,7 +33,7 @@ pub fn search_table(report: &Value) -> String {
     for (idx, row) in rows {
         let name = row["name"].as_str().map(str::to_owned);
         let mut cells = vec![name.unwrap_or_else(|| (idx + 1).to_string())];
-        cells.extend(kinds.iter().map(|kind| word(&row["sizes"][kind.as_str()])));
+        cells.extend(kinds.iter().map(|kind| sizes_of(&row["sizes"], kind)));
         cells.push(word(&row["n_params"]));
         cells.push(word(&row["zero_shot"]["loss"]));
         cells.push(word(&row["loss"]));

@@ -35,7 +35,7 @@ pub(super) fn within(limit: Option<Bytes>, source: &dyn TensorSource) -> Result<
 
 /// A folder beside the output in which streams and replaced weights wait; taken away with this.
 #[derive(Debug)]
-pub(super) struct WaitingRoom(PathBuf);
+pub(crate) struct WaitingRoom(PathBuf);
 
 impl WaitingRoom {
     /// Empty, of this process alone.

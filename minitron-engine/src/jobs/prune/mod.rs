@@ -1,7 +1,7 @@
 //! `prune`: rank, plan, slice, reconstruct, write.
 
 pub(crate) mod errors;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod options;
 pub(crate) mod planning;
 pub(crate) mod reconstruction;

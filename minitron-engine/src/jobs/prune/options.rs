@@ -86,6 +86,10 @@ pub struct PruneOptions {
     /// resampling.
     #[arg(long)]
     pub bootstrap: Option<usize>,
+    /// What smaller parts of layers cost, as `blocks` measured it: layers then differ where the
+    /// family's config can say so, and a budget chooses which.
+    #[arg(long)]
+    pub blocks: Option<String>,
     /// Rounds of scoring and pruning along a linear schedule; later rounds score --data anew.
     #[arg(long, default_value_t = 1)]
     pub rounds: usize,
@@ -146,6 +150,7 @@ impl PruneOptions {
             memory: self.memory.clone(),
             seq_len: self.kv_seq_len,
             batch_size: self.kv_batch_size,
+            by_blocks: self.blocks.is_some(),
             bytes_per_param: folder.n_bytes() as f64 / folder.spec.n_params().max(1) as f64,
         })
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::options::PruneOptions;
+use crate::jobs::blocks::blocks_path;
 use crate::jobs::context::Context;
 use crate::jobs::identity::Artefact;
 use crate::jobs::score::{metrics, scores_path};
@@ -13,7 +14,7 @@ use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Identity, TensorSource};
 use minitron_core::contract::{Allocator, Axis};
 use minitron_core::error::{Error, Result};
-use minitron_core::plan::{Explained, Plan, Rankings, Space, schedule};
+use minitron_core::plan::{BlockScores, Explained, Plan, Rankings, Space, schedule};
 use minitron_core::prune::Student;
 use minitron_core::spec::{HIDDEN, MLP, ModelFolder, ModelSpec, Sizes, split_dim};
 use minitron_core::windows::Windows;
@@ -38,13 +39,17 @@ pub(crate) fn decide(
     let axes = context.axes(&options.axes)?;
     let space = space_of(spec, &axes, options.square)?;
     let groups = context.groups(&axes, spec)?;
-    let rankings = match &options.scores {
+    let mut rankings = match &options.scores {
         Some(scores) => {
             let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
             Some(Rankings::new(&scores, &groups, &options.by)?)
         }
         None => None,
     };
+    if let (Some(rankings), Some(path)) = (&mut rankings, &options.blocks) {
+        let blocks = blocks_of(context, &blocks_path(path)?, own, options.any_model)?;
+        rankings.blocks = Some(blocks);
+    }
     if let Some(path) = &options.plan {
         let (plan, source) = Plan::load_with_source(path)?;
         Artefact {
@@ -102,7 +107,24 @@ pub(crate) fn scores_of(
     Ok(scores)
 }
 
-fn space_of(spec: &ModelSpec, axes: &[Box<dyn Axis>], square: bool) -> Result<Space> {
+/// The block scores in a file, where they are of this model.
+pub(crate) fn blocks_of(
+    context: &Context,
+    path: &Path,
+    own: &Identity,
+    any_model: bool,
+) -> Result<BlockScores> {
+    let blocks = BlockScores::load(path)?;
+    Artefact {
+        what: "block scores",
+        path,
+        of: blocks.model.as_ref(),
+    }
+    .check(context, own, any_model)?;
+    Ok(blocks)
+}
+
+pub(crate) fn space_of(spec: &ModelSpec, axes: &[Box<dyn Axis>], square: bool) -> Result<Space> {
     let space = Space::new(spec, axes)?;
     Ok(if square { space.squared(spec) } else { space })
 }

@@ -13,7 +13,6 @@ use crate::jobs::context::{Context, at_least_1, seq_len_or_default};
 use minitron_core::calibrate::{Calibration, World};
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
-use minitron_core::model::LoadOptions;
 use minitron_core::output::OutputDir;
 use minitron_core::plan::{Plan, Rankings};
 use minitron_core::reconstruct::{ReconstructInputs, StudentEditor};
@@ -109,7 +108,22 @@ impl ReconstructOptions {
         windows: Option<&'a Windows>,
         (world, spill): (&'a dyn World, Option<&'a Path>),
     ) -> Result<StudentEditor<'a>> {
-        let inputs = ReconstructInputs {
+        let inputs = self.inputs(context, folder, rankings, windows, (world, spill));
+        let mut editor = StudentEditor::new(inputs, plan)?;
+        treat(&self.build(context)?, &mut editor)?;
+        Ok(editor)
+    }
+
+    /// What reconstructions of a model's students start from.
+    pub(crate) fn inputs<'a>(
+        &self,
+        context: &Context<'a>,
+        folder: &'a ModelFolder,
+        rankings: Option<&'a Rankings>,
+        windows: Option<&'a Windows>,
+        (world, spill): (&'a dyn World, Option<&'a Path>),
+    ) -> ReconstructInputs<'a> {
+        ReconstructInputs {
             source: &folder.checkpoint.tensors,
             spec: &folder.spec,
             rankings,
@@ -120,23 +134,12 @@ impl ReconstructOptions {
                 world,
                 progress: context.progress,
             }),
-            options: LoadOptions {
-                device: context.device,
-                kind: context.kind,
-                trainable: false,
-            },
+            options: context.load_options(),
             seed: context.seed,
             compensates: !self.uncompensated,
             spill,
-        };
-        let mut editor = StudentEditor::new(inputs, plan)?;
-        let reconstructions = self.build(context)?;
-        for (idx, reconstruction) in reconstructions.iter().enumerate() {
-            editor
-                .treat(reconstruction.as_ref())
-                .map_err(|e| e.at(format!("reconstruct[{idx}]")))?;
+            only: None,
         }
-        Ok(editor)
     }
 
     /// Every reconstruction, before any work.
@@ -150,7 +153,7 @@ impl ReconstructOptions {
     }
 
     /// Those that are asked for, or the usual ones where there is text.
-    fn named(&self, context: &Context) -> Vec<PluginSpec> {
+    pub(crate) fn named(&self, context: &Context) -> Vec<PluginSpec> {
         match self.reconstruct.is_empty() && !self.data.is_empty() {
             true => context.defaults.reconstructions(),
             false => self.reconstruct.clone(),
@@ -162,6 +165,19 @@ impl ReconstructOptions {
         let all = self.build(context)?;
         Ok(all.iter().any(|reconstruction| reconstruction.needs_text()))
     }
+}
+
+/// Applies reconstructions in their order.
+pub(crate) fn treat(
+    reconstructions: &[Box<dyn Reconstruction>],
+    editor: &mut StudentEditor,
+) -> Result<()> {
+    for (idx, reconstruction) in reconstructions.iter().enumerate() {
+        editor
+            .treat(reconstruction.as_ref())
+            .map_err(|e| e.at(format!("reconstruct[{idx}]")))?;
+    }
+    Ok(())
 }
 
 /// What a report and `plan.json` say of a reconstruction; nothing where there was none.
