@@ -1278,7 +1278,7 @@ fn recipes_say_where_they_are_wrong() {
     insta::assert_snapshot!(
         error(&RECIPE.replace("do = \"score\"", "do = \"scare\"")),
         @"error: DIR/recipe.toml: stages[1] (scores): recipe: no stage is called `scare`; known: \
-          score, prune, train, distill, eval, search, generate"
+          score, blocks, prune, train, distill, eval, search, generate"
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("samples", "sample")),

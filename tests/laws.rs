@@ -2,6 +2,8 @@
 
 /// A step over its passes: what is averaged over what.
 mod averages;
+/// What smaller parts of layers cost, and plans by it.
+mod blocks;
 /// Neurons that stayed, beside what they were.
 mod cloning;
 /// Windows of conversations: what counts, what stays whole, what attention reaches.

@@ -84,7 +84,8 @@ fn by_blocks(wanted: &SizeRequest) -> PluginSpec {
         .with("params", wanted.params.clone())
         .with("active_params", wanted.active_params.clone())
         .with("ratio", wanted.ratio)
-        .with("non_embedding", wanted.non_embedding);
+        .with("non_embedding", wanted.non_embedding)
+        .with("latency_ms", wanted.latency_ms);
     if let Some(memory) = &wanted.memory {
         knapsack = knapsack
             .with("memory", memory.as_str())

@@ -589,7 +589,7 @@ fn a_comparison_that_cannot_be_meant_is_refused_with_its_place() {
         ),
         (
             "model = \"m\"\n[[rows]]\nname = \"a\"\nchain = [\"bake\"]",
-            "known: score, prune",
+            "known: score, blocks, prune",
         ),
         (
             "model = \"m\"\n[[rows]]\nname = \"a\"\n[[checks]]\nsays = \"\"\nholds = \"{b.loss} < \

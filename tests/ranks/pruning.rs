@@ -43,3 +43,25 @@ fn a_rank_without_a_batch_takes_part_in_a_reconstruction() {
     succeeds(&workspace, 3, &format!("{command} --out 3"));
     assert!(workspace.bytes("1/model.safetensors") == workspace.bytes("3/model.safetensors"));
 }
+
+#[test]
+fn ranks_measure_blocks_to_the_bytes_of_one_process() {
+    let workspace = Workspace::with_teacher_and_student();
+    let text = "--data text.txt --samples 7 --seq-len 16 --batch-size 2";
+    succeeds(
+        &workspace,
+        1,
+        &format!("score teacher {text} --out scores.safetensors"),
+    );
+    let command = format!("blocks teacher --scores scores.safetensors {text}");
+    succeeds(&workspace, 1, &format!("{command} --out 1.json"));
+    for n in [2, 3] {
+        succeeds(&workspace, n, &format!("{command} --out {n}.json"));
+        let name = format!("{n}.json");
+        assert_eq!(
+            workspace.bytes(&name),
+            workspace.bytes("1.json"),
+            "{n} ranks"
+        );
+    }
+}

@@ -88,7 +88,7 @@ pub enum Command {
     Eval(EvalOptions),
     /// One calibration pass: a score for every neuron, head, channel and layer
     Score(Score),
-    /// What each part of each layer costs at smaller sizes: the table that `prune --blocks` plans by
+    /// What each part of each layer costs at smaller sizes, for `prune --blocks` to plan by
     Blocks(Blocks),
     /// Rank, plan, slice, write
     Prune(Box<Prune>),

@@ -108,6 +108,42 @@ impl BlockScores {
         write_atomic(path, text + "\n")
     }
 
+    /// Takes the times of another table of the same model, such as one measured where the student
+    /// will run.
+    ///
+    /// # Errors
+    /// `Recipe` where it has no times, or not of all parts and sizes.
+    pub fn take_times(&mut self, other: &BlockScores) -> Result<()> {
+        let no_times = |what: String| {
+            Error::Recipe(format!(
+                "times: {what} has none; measure it with `minitron blocks --time`"
+            ))
+        };
+        let timed = other.timed.clone();
+        self.timed = Some(timed.ok_or_else(|| no_times("the table".into()))?);
+        for block in &mut self.blocks {
+            let what = || format!("layer {}, {}", block.layer, block.part);
+            let is_same =
+                |found: &&BlockChoices| found.layer == block.layer && found.part == block.part;
+            let found = other.blocks.iter().find(is_same);
+            let found = found.ok_or_else(|| no_times(what()))?;
+            block.ms = Some(found.ms.ok_or_else(|| no_times(what()))?);
+            for choice in block
+                .choices
+                .iter_mut()
+                .filter(|choice| !choice.is_dropped())
+            {
+                let same = found
+                    .choices
+                    .iter()
+                    .find(|other| other.sizes == choice.sizes);
+                let ms = same.and_then(|same| same.ms);
+                choice.ms = Some(ms.ok_or_else(|| no_times(format!("{:?}", choice.sizes)))?);
+            }
+        }
+        Ok(())
+    }
+
     /// Compares layers, dims and numbers with a model.
     ///
     /// # Errors

@@ -131,11 +131,6 @@ impl Space {
         }
     }
 
-    /// Whether a part goes with this dim at size 0.
-    pub fn may_vanish(&self, _dim: &str) -> bool {
-        false
-    }
-
     /// The axis that a dim belongs to.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tch::Tensor;
 use super::projections::Fit;
 use super::rotated::{RotatedView, has_layer_norms};
 use super::store::TensorStore;
-use super::trials::LayerInputs;
+use super::stream_state::LayerInputs;
 use super::turning::{check_basis, check_turns, running, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;

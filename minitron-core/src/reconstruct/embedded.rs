@@ -1,21 +1,12 @@
 //! The calibration text as student or teacher embed it, on its way through their layers.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::rc::Rc;
 
-use tch::Tensor;
-
 use super::editor::StudentEditor;
-use super::stream_state::StreamStore;
+use super::stream_state::{Embedded, StreamStore};
 use crate::error::Result;
-use crate::model::{Block, Frame, Input, MixerContext};
-
-/// Streams of all batches of this process, and how those lie.
-pub(super) struct Embedded {
-    pub states: StreamStore,
-    pub contexts: Vec<Rc<MixerContext>>,
-}
+use crate::model::{Frame, Input};
 
 impl StudentEditor<'_> {
     pub(super) fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
@@ -68,38 +59,5 @@ impl StudentEditor<'_> {
             embedded.contexts.push(context);
         }
         Ok(embedded)
-    }
-}
-
-impl Embedded {
-    /// The same streams by themselves.
-    pub fn copied(&self, spill: Option<&Path>, name: &str) -> Result<Self> {
-        Ok(Embedded {
-            states: self.states.copied(spill, name)?,
-            contexts: self.contexts.clone(),
-        })
-    }
-
-    /// Moves all batches past a layer.
-    pub fn pass_layer(&mut self, block: &Block) -> Result<()> {
-        for part in 0..block.n_parts() {
-            self.pass(block, part, &mut |_, _| Ok(()))?;
-        }
-        Ok(())
-    }
-
-    /// Moves all batches past one part of a layer; `look` sees their sums before they settle.
-    pub fn pass(
-        &mut self,
-        block: &Block,
-        part: usize,
-        look: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
-    ) -> Result<()> {
-        for (batch, context) in self.contexts.iter().enumerate() {
-            let mut state = self.states.before(part, batch)?;
-            look(batch, &state.pass(block, part, context)?)?;
-            self.states.put(batch, &state)?;
-        }
-        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! wait.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use tch::{Device, Tensor};
 
@@ -148,6 +149,51 @@ impl StreamStore {
             entered_bte: entered_bte.f_to_device(self.device)?,
         })
     }
+}
+
+/// Streams of all batches of this process, and how those lie.
+pub(super) struct Embedded {
+    pub states: StreamStore,
+    pub contexts: Vec<Rc<MixerContext>>,
+}
+
+impl Embedded {
+    /// The same streams by themselves.
+    pub fn copied(&self, spill: Option<&Path>, name: &str) -> Result<Self> {
+        Ok(Embedded {
+            states: self.states.copied(spill, name)?,
+            contexts: self.contexts.clone(),
+        })
+    }
+
+    /// Moves all batches past a layer.
+    pub fn pass_layer(&mut self, block: &Block) -> Result<()> {
+        for part in 0..block.n_parts() {
+            self.pass(block, part, &mut |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Moves all batches past one part of a layer; `look` sees their sums before they settle.
+    pub fn pass(
+        &mut self,
+        block: &Block,
+        part: usize,
+        look: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        for (batch, context) in self.contexts.iter().enumerate() {
+            let mut state = self.states.before(part, batch)?;
+            look(batch, &state.pass(block, part, context)?)?;
+            self.states.put(batch, &state)?;
+        }
+        Ok(())
+    }
+}
+
+/// The text as it enters a layer; in that one alone a student differs from its teacher.
+pub struct LayerInputs {
+    pub(super) layer: usize,
+    pub(super) streams: Embedded,
 }
 
 fn entered(batch: usize) -> String {

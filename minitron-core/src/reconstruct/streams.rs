@@ -11,9 +11,9 @@ use tch::{Kind, Tensor};
 use tracing::debug_span;
 
 use super::editor::StudentEditor;
-use super::embedded::Embedded;
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::store::TensorStore;
+use super::stream_state::Embedded;
 use crate::error::{Error, Present, Result};
 use crate::model::{Block, NoTap, Site};
 use crate::spec::{At, HIDDEN, ModelSpec, ParamKind, Role, Sublayer, Writer};
@@ -70,7 +70,7 @@ impl StudentEditor<'_> {
         let mut streams = Streams::enter(self, sweep)?;
         let progress = self.calibration()?.progress;
         let layers = match self.inputs.only {
-            Some(only) => only.layer()..only.layer() + 1,
+            Some(only) => only.layer..only.layer + 1,
             None => 0..self.n_layers(),
         };
         progress.start("reconstruct, layers", layers.len() as u64);
@@ -361,7 +361,7 @@ impl Streams {
 fn entering(editor: &StudentEditor, of_student: bool) -> Result<Embedded> {
     let name = if of_student { "student" } else { "teacher" };
     match editor.inputs.only {
-        Some(only) => only.streams(&editor.inputs, name),
+        Some(only) => only.streams.copied(editor.inputs.spill, name),
         None => editor.embedded(of_student),
     }
 }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::editor::{ReconstructInputs, StudentEditor};
-use super::embedded::Embedded;
 use super::store::TensorStore;
+use super::stream_state::{Embedded, LayerInputs};
 use crate::error::{Present, Result};
 use crate::model::{Frame, MixerContext, NoTap, row_chunks};
 use crate::plan::Plan;
@@ -19,12 +19,6 @@ use crate::spec::ModelSpec;
 
 /// Passes that are timed, after one that is not.
 const N_TIMED: usize = 5;
-
-/// The text as it enters a layer; in that one alone a student differs from its teacher.
-pub struct LayerInputs {
-    layer: usize,
-    streams: Embedded,
-}
 
 /// A model whose layers are tried one after the other.
 pub struct LayerTrials<'a> {
@@ -49,17 +43,6 @@ pub struct Distance {
     pub error: f64,
 }
 
-impl LayerInputs {
-    /// The layer.
-    pub(super) fn layer(&self) -> usize {
-        self.layer
-    }
-
-    pub(super) fn streams(&self, inputs: &ReconstructInputs, name: &str) -> Result<Embedded> {
-        self.streams.copied(inputs.spill, name)
-    }
-}
-
 impl<'a> LayerTrials<'a> {
     /// Before the first layer; takes one pass through all of them.
     ///
@@ -79,7 +62,7 @@ impl<'a> LayerTrials<'a> {
             last: TensorStore::new(inputs.spill, "last")?,
             entering: LayerInputs { layer: 0, streams },
         };
-        let mut ahead = trials.entering.streams(&inputs, "ahead")?;
+        let mut ahead = trials.entering.streams.copied(inputs.spill, "ahead")?;
         for layer in 0..spec.n_layers() {
             ahead.pass_layer(&trials.whole.teacher_block(layer)?)?;
         }
@@ -133,7 +116,8 @@ impl<'a> LayerTrials<'a> {
     pub fn without(&self, place: usize) -> Result<Trial> {
         let streams = self
             .entering
-            .streams(&self.inputs, &format!("trial-{place}"))?;
+            .streams
+            .copied(self.inputs.spill, &format!("trial-{place}"))?;
         Ok(Trial(streams))
     }
 

@@ -58,6 +58,8 @@ pub struct SizeRequest {
     pub batch_size: Option<usize>,
     /// Whether what smaller parts of layers cost is known and decides.
     pub by_blocks: bool,
+    /// Most milliseconds of a forward pass, where they are known.
+    pub latency_ms: Option<f64>,
     /// Stored bytes of one of the source's parameters.
     pub bytes_per_param: f64,
 }

@@ -89,8 +89,10 @@ impl Inputs<'_, '_> {
             *plan = self.recipe_dir.join(&*plan);
             self.file(plan)?;
         }
-        if let Some(blocks) = &mut options.blocks {
-            self.written(blocks, blocks_path)?;
+        for table in [&mut options.blocks, &mut options.times] {
+            if let Some(table) = table {
+                self.written(table, blocks_path)?;
+            }
         }
         self.specs(&mut options.metrics)?;
         self.reconstruction(&mut options.reconstruction)

@@ -1,7 +1,7 @@
 use minitron_core::contract::Allocator;
 use minitron_core::error::{Error, Result};
-use minitron_core::plan::{Plan, Rankings, Space};
-use minitron_core::spec::{ModelSpec, Sizes};
+use minitron_core::plan::{BlockScores, Plan, Rankings, Space, parse_budget, parse_bytes};
+use minitron_core::spec::{ModelSpec, SizeMap, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,8 @@ mod table;
 use budget::{Budget, Measure};
 use solve::{Item, cheapest};
 use table::Table;
+
+pub use table::BlockScore;
 
 /// Which layer gets what: of the sizes that `minitron blocks` measured for each part of each layer,
 /// the ones whose costs in quality add up to least within a budget.
@@ -55,19 +57,6 @@ pub struct Knapsack {
     pub n_plans: usize,
 }
 
-/// A number of a measured block.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BlockScore {
-    /// KL where the model has logits, else the error.
-    #[default]
-    Auto,
-    /// KL from the source, nats per token.
-    Kl,
-    /// Σ ‖h − h'‖² / Σ ‖h‖² of last hidden states.
-    Error,
-}
-
 impl Default for Knapsack {
     fn default() -> Self {
         Knapsack {
@@ -106,8 +95,8 @@ impl Allocator for Knapsack {
             )
         })?;
         scores.check(spec)?;
-        let budgets = Budget::all(self, spec, scores)?;
-        let table = Table::new(self, scores, space)?;
+        let budgets = self.budgets(spec, scores)?;
+        let table = Table::new(scores, self.score, &self.hold, space)?;
         let measures: Vec<&Measure> = budgets.iter().map(|budget| &budget.measure).collect();
         let items = table.items(&measures, spec)?;
         let whole: Vec<f64> = measures
@@ -132,6 +121,63 @@ impl Allocator for Knapsack {
             plans.push(table.plan(space, rankings, spec, &picked)?);
         }
         Ok(plans)
+    }
+}
+
+impl Knapsack {
+    /// Those that are given: one or two.
+    fn budgets<'a>(&self, spec: &'a ModelSpec, scores: &'a BlockScores) -> Result<Vec<Budget<'a>>> {
+        let mut all = Vec::new();
+        if let Some(params) = &self.params {
+            let most = parse_budget(params)?.n_params as f64;
+            let measure = Measure::Params(spec);
+            all.push(Budget { measure, most });
+        }
+        if let Some(params) = &self.active_params {
+            let most = parse_budget(params)?.n_params as f64;
+            let measure = Measure::Active(spec);
+            all.push(Budget { measure, most });
+        }
+        if let Some(ratio) = self.ratio {
+            if !(ratio > 0.0 && ratio <= 1.0) {
+                return Err(Error::Recipe(format!(
+                    "ratio: expected a share above 0, at most 1, got {ratio}"
+                )));
+            }
+            let measure = match self.non_embedding {
+                true => Measure::NonEmbedding(spec),
+                false => Measure::Params(spec),
+            };
+            let most = measure.of(&SizeMap::default(), &[]) * ratio;
+            all.push(Budget { measure, most });
+        }
+        if let Some(memory) = &self.memory {
+            let given = self.bytes_per_param;
+            if !(given > 0.0 && given <= 16.0) {
+                return Err(Error::Recipe(format!(
+                    "bytes_per_param: expected above 0, at most 16, got {given}"
+                )));
+            }
+            let most = parse_bytes(memory)? as f64;
+            let measure = Measure::Bytes {
+                spec,
+                seq_len: self.seq_len.unwrap_or(spec.options.max_positions),
+                batch_size: self.batch_size,
+                bytes_per_param: given,
+            };
+            all.push(Budget { measure, most });
+        }
+        if let Some(most) = self.latency_ms {
+            let measure = Measure::latency(scores, &self.hold)?;
+            all.push(Budget { measure, most });
+        }
+        match all.len() {
+            1 | 2 => Ok(all),
+            n => Err(Error::Recipe(format!(
+                "knapsack: expected one budget, or two (params, active_params, ratio, memory, \
+                 latency_ms), got {n}"
+            ))),
+        }
     }
 }
 

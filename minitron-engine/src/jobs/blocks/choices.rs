@@ -25,7 +25,7 @@ pub(super) fn choices(
         let dims = dims_of(spec, space, part, layer);
         let mut choices = widths(space, &dims, shares);
         if shares.contains(&0.0) {
-            choices.extend(absent(space, &dims));
+            choices.extend(absent(spec, &dims));
         }
         if !choices.is_empty() {
             let block = block(layer, part.mixer.name(), choices);
@@ -82,8 +82,9 @@ fn widths(space: &Space, dims: &[String], shares: &[f64]) -> Vec<BlockChoice> {
 }
 
 /// The part left out.
-fn absent(space: &Space, dims: &[String]) -> Option<BlockChoice> {
-    let all = dims.iter().all(|name| space.may_vanish(name));
+fn absent(spec: &ModelSpec, dims: &[String]) -> Option<BlockChoice> {
+    let is_optional = |name: &String| spec.dims.get(name).is_some_and(|dim| dim.optional);
+    let all = dims.iter().all(is_optional);
     (all && !dims.is_empty()).then(|| chosen(dims.iter().map(|name| (name.clone(), 0)).collect()))
 }
 

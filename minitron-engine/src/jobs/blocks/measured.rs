@@ -15,75 +15,84 @@ use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::files::read_text;
 use minitron_core::output::write_atomic;
-use minitron_core::plan::{BlockChoices, Rankings, Space, Timed};
-use minitron_core::reconstruct::{LayerTrials, Trial};
+use minitron_core::plan::{BlockChoice, BlockChoices, Rankings, Space, Timed};
+use minitron_core::reconstruct::{LayerTrials, ReconstructInputs, Trial};
+use minitron_core::spec::ModelSpec;
 
 /// The measuring of a model.
-pub(super) struct Measured<'a, 't> {
+pub(super) struct Measured<'a> {
     pub context: &'a Context<'a>,
     pub options: &'a BlocksOptions,
     pub space: &'a Space,
     pub rankings: &'a Rankings,
     pub reconstructions: &'a [Box<dyn Reconstruction>],
-    pub trials: LayerTrials<'t>,
 }
 
-impl Measured<'_, '_> {
-    /// All layers, beginning after those that were measured before.
-    pub fn all(&mut self, mut partial: Partial) -> Result<Vec<BlockChoices>> {
-        let n_layers = self.context_layers();
+impl Measured<'_> {
+    /// All layers, beginning after those that were measured before, and what was timed.
+    pub fn all(
+        &self,
+        inputs: ReconstructInputs,
+        mut partial: Partial,
+    ) -> Result<(Vec<BlockChoices>, Option<Timed>)> {
+        let n_layers = inputs.spec.n_layers();
+        self.check(inputs.spec)?;
+        let mut trials = LayerTrials::start(inputs)?;
         let progress = self.context.progress;
         progress.start("blocks, layers", n_layers as u64);
         for layer in 0..n_layers {
             let _span = info_span!("layer", layer).entered();
             if layer >= partial.n_layers {
-                let found = self.layer(layer)?;
-                partial.blocks.extend(found);
+                partial.blocks.extend(self.layer(&trials)?);
                 partial.n_layers = layer + 1;
                 self.context.ranks.first(|| partial.save())?;
             }
             if layer + 1 < n_layers {
-                self.trials.advance()?;
+                trials.advance()?;
             }
             progress.advance(1, "");
         }
         progress.finish();
-        if partial.blocks.is_empty() {
-            return Err(Error::Recipe(
-                "blocks: nothing of this model may be smaller in one layer than in another: its \
-                 config has one number for all layers, and no layer may go"
-                    .into(),
-            ));
+        let timed = self.options.time.then(|| timed(&trials)).transpose()?;
+        Ok((partial.blocks, timed))
+    }
+
+    /// Refuses a model whose layers are as they are.
+    fn check(&self, spec: &ModelSpec) -> Result<()> {
+        let shares = &self.options.shares;
+        let mut layers = 0..spec.n_layers();
+        if layers.any(|layer| !choices(spec, self.space, layer, shares).is_empty()) {
+            return Ok(());
         }
-        Ok(partial.blocks)
+        Err(Error::Recipe(
+            "blocks: nothing of this model may be smaller in one layer than in another at these \
+             shares: its config has one number for all layers, and layers go at share 0 alone"
+                .into(),
+        ))
     }
 
-    fn context_layers(&self) -> usize {
-        self.trials.spec().n_layers()
-    }
-
-    fn layer(&self, layer: usize) -> Result<Vec<BlockChoices>> {
-        let spec = self.trials.spec();
+    /// The layer whose turn it is.
+    fn layer(&self, trials: &LayerTrials) -> Result<Vec<BlockChoices>> {
+        let (spec, layer) = (trials.spec(), trials.layer());
         let mut parts = choices(spec, self.space, layer, &self.options.shares);
-        let mut trials = Vec::new();
+        let mut tried = Vec::new();
         for LayerPart { number, block } in &mut parts {
             if self.options.time {
                 block.ms = Some(match number {
-                    Some(number) => self.trials.time_part(None, *number)?,
-                    None => self.whole_layer(layer)?,
+                    Some(number) => trials.time_part(None, *number)?,
+                    None => whole_layer(trials)?,
                 });
             }
             for choice in &mut block.choices {
-                let place = trials.len();
-                let (trial, ms) = match choice.is_dropped() {
-                    true => (self.trials.without(place)?, None),
-                    false => self.smaller(&choice.sizes, *number, place)?,
+                let place = tried.len();
+                let trial = match choice.is_dropped() {
+                    true => trials.without(place)?,
+                    false => self.smaller(trials, choice, (*number, place))?,
                 };
-                choice.ms = ms;
-                trials.push(trial);
+                tried.push(trial);
             }
         }
-        let distances = self.trials.judge(trials)?;
+        let distances = trials.judge(tried)?;
         let all = parts.iter_mut().flat_map(|part| &mut part.block.choices);
         for (choice, distance) in all.zip(distances) {
             (choice.kl, choice.error) = (distance.kl, distance.error);
@@ -91,41 +100,38 @@ impl Measured<'_, '_> {
         Ok(parts.into_iter().map(|part| part.block).collect())
     }
 
+    /// A student with one smaller part, reconstructed, and its time.
     fn smaller(
         &self,
-        sizes: &minitron_core::spec::Sizes,
-        number: Option<usize>,
-        place: usize,
-    ) -> Result<(Trial, Option<f64>)> {
-        let plan = self.space.plan(sizes, self.rankings, self.trials.spec())?;
-        let mut editor = self.trials.editor(plan)?;
+        trials: &LayerTrials,
+        choice: &mut BlockChoice,
+        (number, place): (Option<usize>, usize),
+    ) -> Result<Trial> {
+        let plan = self
+            .space
+            .plan(&choice.sizes, self.rankings, trials.spec())?;
+        let mut editor = trials.editor(plan)?;
         treat(self.reconstructions, &mut editor)?;
-        let trial = self.trials.through(&editor, place)?;
-        let ms = match number.filter(|_| self.options.time) {
-            Some(number) => Some(self.trials.time_part(Some(&editor), number)?),
-            None => None,
-        };
-        Ok((trial, ms))
-    }
-
-    fn whole_layer(&self, layer: usize) -> Result<f64> {
-        let n_parts = self.trials.spec().sublayers(layer).count();
-        let parts = (0..n_parts).map(|part| self.trials.time_part(None, part));
-        parts.sum()
-    }
-
-    /// What was timed, and what stands around the layers.
-    pub fn timed(&self) -> Result<Option<Timed>> {
-        if !self.options.time {
-            return Ok(None);
+        if let Some(number) = number.filter(|_| self.options.time) {
+            choice.ms = Some(trials.time_part(Some(&editor), number)?);
         }
-        let (batch_size, seq_len) = self.trials.timed_shape()?;
-        Ok(Some(Timed {
-            batch_size,
-            seq_len,
-            rest_ms: self.trials.time_rest()?,
-        }))
+        trials.through(&editor, place)
     }
+}
+
+fn whole_layer(trials: &LayerTrials) -> Result<f64> {
+    let n_parts = trials.spec().sublayers(trials.layer()).count();
+    (0..n_parts).map(|part| trials.time_part(None, part)).sum()
+}
+
+/// What was timed, and what stands behind the layers.
+fn timed(trials: &LayerTrials) -> Result<Timed> {
+    let (batch_size, seq_len) = trials.timed_shape()?;
+    Ok(Timed {
+        batch_size,
+        seq_len,
+        rest_ms: trials.time_rest()?,
+    })
 }
 
 /// What an interrupted measuring left beside its output.

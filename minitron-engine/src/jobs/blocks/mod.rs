@@ -7,6 +7,7 @@ mod options;
 pub use options::BlocksOptions;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -20,9 +21,8 @@ use minitron_core::checkpoint::Identity;
 use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::output::{OutputDir, OutputLock};
-use minitron_core::plan::{BlockScores, Rankings, Timed};
+use minitron_core::plan::{BlockScores, Rankings};
 use minitron_core::progress::Silent;
-use minitron_core::reconstruct::{LayerTrials, ReconstructInputs};
 use minitron_core::registry::PluginSpec;
 use minitron_core::windows::Windows;
 
@@ -48,9 +48,8 @@ pub(crate) fn blocks_path(path: &str) -> Result<PathBuf> {
 /// Measures blocks and writes the table. An interrupted one goes on at the layer it had reached.
 pub fn blocks(context: &Context, options: &BlocksOptions, out: &Path) -> Result<Value> {
     options.check()?;
-    let reconstruction = &options.reconstruction;
+    let (ranks, reconstruction) = (context.ranks, &options.reconstruction);
     at_least_1("batch_size", reconstruction.batch_size)?;
-    let ranks = context.ranks;
     ranks.first(|| OutputDir::refuse_existing(out, context.force))?;
     let folder = context.open(&options.model)?;
     let own = identity_of(&folder)?;
@@ -70,48 +69,37 @@ pub fn blocks(context: &Context, options: &BlocksOptions, out: &Path) -> Result<
     let windows = reconstruction.windows(context, &folder, true, Some(out))?;
     let windows = windows.ok_or_else(|| Error::Recipe("data: no text to measure on".into()))?;
     let identity = identity(context, options, (&own, &scores_file), &windows)?;
-    context.ranks.same("blocks", &identity)?;
+    ranks.same("blocks", &identity)?;
     let room = options
         .max_memory
-        .map(|_| WaitingRoom::open(context, Some(out)))
-        .transpose()?;
+        .map(|_| WaitingRoom::open(context, Some(out)));
+    let room = room.transpose()?;
     let others = (&ranks as _, room.as_ref().map(WaitingRoom::path));
-    let inputs = reconstruction.inputs(context, &folder, Some(&rankings), Some(&windows), others);
-    // Of a layer of a trial nobody asks how far it is.
-    let inputs = ReconstructInputs {
-        calibration: inputs
-            .calibration
-            .map(|text| minitron_core::calibrate::Calibration {
-                progress: &Silent,
-                ..text
-            }),
-        ..inputs
+    let quiet = Context {
+        progress: &Silent,
+        ..*context
     };
-    let begin = std::time::Instant::now();
-    let partial = Partial::open(out, &identity);
-    let mut measured = Measured {
+    let ranked = (Some(&rankings), Some(&windows));
+    let inputs = reconstruction.inputs(&quiet, &folder, ranked.0, ranked.1, others);
+    let begin = Instant::now();
+    let measured = Measured {
         context,
         options,
         space: &space,
         rankings: &rankings,
         reconstructions: &reconstructions,
-        trials: LayerTrials::start(inputs)?,
     };
-    let found = measured.all(partial)?;
+    let (blocks, timed) = measured.all(inputs, Partial::open(out, &identity))?;
+    let named = reconstruction.named(context);
     let scores = BlockScores {
         model: Some(own),
         data: Some(windows.digest().to_owned()),
         n_tokens: windows.n_tokens() as u64,
-        reconstruct: reconstruction
-            .named(context)
-            .iter()
-            .map(PluginSpec::to_string)
-            .collect(),
-        timed: measured.timed()?,
-        blocks: found,
+        reconstruct: named.iter().map(PluginSpec::to_string).collect(),
+        timed,
+        blocks,
     };
-    ranks.first(|| scores.save(out))?;
-    ranks.first(|| Partial::forget(out))?;
+    ranks.first(|| scores.save(out).and_then(|()| Partial::forget(out)))?;
     Ok(report(&scores, out, begin.elapsed().as_secs_f64()))
 }
 
@@ -151,21 +139,8 @@ fn identity(
 }
 
 fn report(scores: &BlockScores, out: &Path, seconds: f64) -> Value {
-    let Timed {
-        batch_size,
-        seq_len,
-        rest_ms,
-    } = scores.timed.clone().unwrap_or_default();
-    let mut report = json!({
-        "out": out,
-        "n_tokens": scores.n_tokens,
-        "seconds": seconds,
-        "reconstruct": scores.reconstruct,
-        "blocks": scores.blocks,
-    });
-    if scores.timed.is_some() {
-        report["timed"] = json!({ "batch_size": batch_size, "seq_len": seq_len,
-            "rest_ms": rest_ms });
-    }
+    let mut report = serde_json::to_value(scores).unwrap_or_default();
+    report["out"] = json!(out);
+    report["seconds"] = json!(seconds);
     report
 }

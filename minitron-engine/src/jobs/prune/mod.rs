@@ -88,6 +88,7 @@ impl PruneOptions {
     /// Exactly one way to say how large the student shall be.
     fn check(&self) -> Result<()> {
         let measures = [
+            self.latency_ms.is_some(),
             self.params.is_some(),
             self.active_params.is_some(),
             self.ratio.is_some(),

@@ -90,6 +90,12 @@ pub struct PruneOptions {
     /// family's config can say so, and a budget chooses which.
     #[arg(long)]
     pub blocks: Option<String>,
+    /// Times of parts, from `blocks --time` on another machine; those of `--blocks` else.
+    #[arg(long, requires = "blocks")]
+    pub times: Option<String>,
+    /// Most milliseconds of a forward pass, as `blocks --time` measured its parts.
+    #[arg(long, requires = "blocks")]
+    pub latency_ms: Option<f64>,
     /// Rounds of scoring and pruning along a linear schedule; later rounds score --data anew.
     #[arg(long, default_value_t = 1)]
     pub rounds: usize,
@@ -151,6 +157,7 @@ impl PruneOptions {
             seq_len: self.kv_seq_len,
             batch_size: self.kv_batch_size,
             by_blocks: self.blocks.is_some(),
+            latency_ms: self.latency_ms,
             bytes_per_param: folder.n_bytes() as f64 / folder.spec.n_params().max(1) as f64,
         })
     }

@@ -16,7 +16,9 @@ use minitron_core::contract::{Allocator, Axis};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{BlockScores, Explained, Plan, Rankings, Space, schedule};
 use minitron_core::prune::Student;
-use minitron_core::spec::{HIDDEN, MLP, ModelFolder, ModelSpec, Sizes, split_dim};
+use minitron_core::spec::{
+    DEPTH, HIDDEN, MLP, ModelFolder, ModelSpec, PruneGroup, Sizes, split_dim,
+};
 use minitron_core::windows::Windows;
 
 /// The plan, what ranked the units, and where scores decided it, why.
@@ -39,17 +41,7 @@ pub(crate) fn decide(
     let axes = context.axes(&options.axes)?;
     let space = space_of(spec, &axes, options.square)?;
     let groups = context.groups(&axes, spec)?;
-    let mut rankings = match &options.scores {
-        Some(scores) => {
-            let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
-            Some(Rankings::new(&scores, &groups, &options.by)?)
-        }
-        None => None,
-    };
-    if let (Some(rankings), Some(path)) = (&mut rankings, &options.blocks) {
-        let blocks = blocks_of(context, &blocks_path(path)?, own, options.any_model)?;
-        rankings.blocks = Some(blocks);
-    }
+    let rankings = rankings_of(context, options, own, &groups)?;
     if let Some(path) = &options.plan {
         let (plan, source) = Plan::load_with_source(path)?;
         Artefact {
@@ -82,12 +74,39 @@ pub(crate) fn decide(
             explained: BTreeMap::new(),
         });
     }
-    let explained = plan.explain(&rankings, spec, options.bootstrap)?;
+    let mut explained = plan.explain(&rankings, spec, options.bootstrap)?;
+    if rankings.blocks.is_some() {
+        // What layers cost decided, and no ranking of them.
+        explained.remove(DEPTH);
+    }
     Ok(Decision {
         plan,
         rankings: Some(rankings),
         explained,
     })
+}
+
+/// What plans are made by, where scores are given.
+fn rankings_of(
+    context: &Context,
+    options: &PruneOptions,
+    own: &Identity,
+    groups: &[PruneGroup],
+) -> Result<Option<Rankings>> {
+    let Some(scores) = &options.scores else {
+        return Ok(None);
+    };
+    let scores = scores_of(context, &scores_path(scores)?, own, options.any_model)?;
+    let mut rankings = Rankings::new(&scores, groups, &options.by)?;
+    if let Some(path) = &options.blocks {
+        let table = |path: &str| blocks_of(context, &blocks_path(path)?, own, options.any_model);
+        let mut blocks = table(path)?;
+        if let Some(times) = &options.times {
+            blocks.take_times(&table(times)?)?;
+        }
+        rankings.blocks = Some(blocks);
+    }
+    Ok(Some(rankings))
 }
 
 /// The scores in a file, where they are of this model.

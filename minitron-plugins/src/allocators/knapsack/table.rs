@@ -3,10 +3,11 @@
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::{BlockChoice, BlockChoices, BlockScores, Plan, Rankings, Space};
 use minitron_core::spec::{DEPTH, ModelSpec, SizeMap, Sizes};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::budget::Measure;
+use super::budget::{Measure, Picked};
 use super::solve::{Item, Weighed};
-use super::{BlockScore, Knapsack};
 
 /// The blocks that are chosen from, with what is held beside them.
 pub(super) struct Table<'a> {
@@ -15,13 +16,28 @@ pub(super) struct Table<'a> {
     hold: Sizes,
 }
 
-/// A part of a layer at one of its smaller sizes.
-pub(super) type Picked<'a> = (&'a BlockChoices, &'a BlockChoice);
+/// A number of a measured block.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockScore {
+    /// KL where the model has logits, else the error.
+    #[default]
+    Auto,
+    /// KL from the source, nats per token.
+    Kl,
+    /// Σ ‖h − h'‖² / Σ ‖h‖² of last hidden states.
+    Error,
+}
 
 impl<'a> Table<'a> {
-    pub fn new(options: &Knapsack, scores: &'a BlockScores, space: &Space) -> Result<Self> {
-        for (kind, &size) in &options.hold {
-            space.axis_beside(kind, &options.hold)?.check(size)?;
+    pub fn new(
+        scores: &'a BlockScores,
+        by: BlockScore,
+        hold: &Sizes,
+        space: &Space,
+    ) -> Result<Self> {
+        for (kind, &size) in hold {
+            space.axis_beside(kind, hold)?.check(size)?;
         }
         let blocks = scores
             .blocks
@@ -32,7 +48,7 @@ impl<'a> Table<'a> {
             .iter()
             .flat_map(|block| &block.choices)
             .all(|choice| choice.kl.is_some());
-        let by_kl = match options.score {
+        let by_kl = match by {
             BlockScore::Auto => has_kl,
             BlockScore::Kl if !has_kl => {
                 let message = "knapsack: score: these block scores have no KL, since the model has \
@@ -49,7 +65,7 @@ impl<'a> Table<'a> {
             } else {
                 |choice| Some(choice.error)
             },
-            hold: options.hold.clone(),
+            hold: hold.clone(),
         })
     }
 
