@@ -33,6 +33,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
         &[
             "bamba",
             "bert",
+            "decilm",
             "distilbert",
             "gemma2",
             "gemma3",
@@ -228,7 +229,8 @@ fn every_architecture_keeps_its_law() {
     assert_lawful(Kind::Architecture, &[]);
     let registry = everyone();
     for config in families() {
-        let tag = config["model_type"].as_str().unwrap();
+        let spec = ModelSpec::from_config(&minitron::config(&config).unwrap(), &registry).unwrap();
+        let tag = spec.architecture.as_str();
         let plugin = registry.find(Kind::Architecture, tag).unwrap();
         let trial = Trial {
             registry: &registry,

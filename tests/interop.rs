@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minitron::{
-    fixture, fixtures, forward, load, max_difference, python, registry, root, run_python, shared,
-    some_ids, with_context,
+    Workspace, fixture, fixtures, forward, load, max_difference, python, registry, root,
+    run_python, shared, some_ids, tiny_llama, with_context,
 };
 use minitron_core::checkpoint::{
-    Checkpoint, MemorySource, Reader, TensorSource, WriteOptions, write_model, write_tensors,
+    Checkpoint, Config, MemorySource, Reader, TensorSource, WriteOptions, write_model,
+    write_tensors,
 };
 use minitron_core::contract::{Evaluator, LogitLoss, Subject};
 use minitron_core::evaluate::{Sampling, SentenceModules, generate, sentence_embeddings};
@@ -17,7 +18,7 @@ use minitron_core::model::{Input, LoadOptions, Transformer};
 use minitron_core::plan::Space;
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, Sizes};
+use minitron_core::spec::{DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, Sizes};
 use minitron_core::windows::{Batch, Sample, Task, Tokenize};
 use minitron_engine::data::Tokenizer;
 use minitron_engine::jobs::{EvalOptions, PruneOptions, ScoreOptions, eval, prune, score};
@@ -856,4 +857,85 @@ fn padded_vocabularies_are_compared_as_pytorch_compares_the_rows_that_both_have(
             "{model}: {kl} {expected}"
         );
     }
+}
+
+/// A DeciLM as a Llama: MLPs as wide as the widest, parts that are not there as parts that add
+/// nothing.
+fn padded(student: &Path, llama: &Value, out: &Path) {
+    let (folder, _) = load(student).unwrap();
+    let config = Config::from_value(&out.join("config.json"), llama.clone()).unwrap();
+    let whole = ModelSpec::from_config(&config, &registry()).unwrap();
+    let mut source = MemorySource::default();
+    for param in &whole.params {
+        let shape: Vec<i64> = param
+            .sides
+            .iter()
+            .map(|side| whole.len(side) as i64)
+            .collect();
+        let (name, own) = (param.name(), &folder.checkpoint.tensors);
+        let tensor = match own.info(&name) {
+            None if param.sides.len() == 1 => Tensor::ones(shape, (Kind::Float, Device::Cpu)),
+            None => Tensor::zeros(shape, (Kind::Float, Device::Cpu)),
+            Some(_) => {
+                let tensor = own.read(&name).unwrap();
+                let found = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+                let mut place = found.shallow_clone();
+                for (side, len) in tensor.size().into_iter().enumerate() {
+                    place = place.narrow(side as i64, 0, len);
+                }
+                place.copy_(&tensor);
+                found
+            }
+        };
+        source.insert(name, &tensor).unwrap();
+    }
+    let options = WriteOptions::default();
+    write_model(out, &config, &source, None, options).unwrap();
+}
+
+#[test]
+fn a_student_whose_layers_differ_computes_what_a_llama_with_zeros_does() {
+    let files = Workspace::new().model("model", &tiny_llama(), 3);
+    let kept = json!({
+        "hidden": (0..24).collect::<Vec<_>>(), "heads.1": [], "mlp.2": [],
+        "mlp.0": (8..48).collect::<Vec<_>>(), "mlp.1": [0, 1, 2, 5],
+    });
+    files.write("plan.json", json!({ "kept": kept }).to_string());
+    let options = PruneOptions {
+        model: files.path("model"),
+        plan: Some(files.at("plan.json")),
+        layers_apart: true,
+        ..PruneOptions::default()
+    };
+    with_context(false, |context| {
+        prune(context, &options, &files.at("student"), false).unwrap();
+    });
+    let mut llama = files.value("model/config.json");
+    (llama["intermediate_size"], llama["hidden_size"]) = (json!(40), json!(24));
+    fs::create_dir(files.at("padded")).unwrap();
+    padded(&files.at("student"), &llama, &files.at("padded"));
+    let ids_bt = some_ids(2, 20, 512, 5).unwrap();
+    let (_, student) = load(&files.at("student")).unwrap();
+    let ours = forward(&student, &ids_bt).unwrap();
+    let (_, whole) = load(&files.at("padded")).unwrap();
+    let difference = max_difference(&ours, &forward(&whole, &ids_bt).unwrap()).unwrap();
+    assert!(difference <= 1e-5, "{difference:e}");
+    if python().is_none() {
+        return;
+    }
+    let mut source = MemorySource::default();
+    source.insert("input_ids", &ids_bt).unwrap();
+    write_tensors(&files.at("ids.safetensors"), &source).unwrap();
+    let words = ["padded", "ids.safetensors", "out.safetensors"].map(|name| files.at(name));
+    let all = [Path::new("logits")].into_iter();
+    run_script(
+        "reference.py",
+        all.chain(words.iter().map(PathBuf::as_path)),
+    );
+    let theirs = Reader::open_file(&words[2])
+        .unwrap()
+        .read("logits")
+        .unwrap();
+    let difference = max_difference(&ours, &theirs).unwrap();
+    assert!(difference <= TOLERANCE, "{difference:e}");
 }

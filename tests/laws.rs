@@ -1,5 +1,7 @@
 //! Statements that hold without PyTorch, on tiny models of every family.
 
+/// Layers without attention or without MLP, and a Llama as a family that has such.
+mod absent;
 /// A step over its passes: what is averaged over what.
 mod averages;
 /// What smaller parts of layers cost, and plans by it.

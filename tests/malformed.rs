@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use minitron::{
-    Workspace, add_demo_tokenizer, tiny_gpt2, tiny_llama, with_context, with_demo_vocabulary,
-    write_tiny,
+    Workspace, add_demo_tokenizer, tiny_decilm, tiny_gpt2, tiny_llama, with_context,
+    with_demo_vocabulary, write_tiny,
 };
 use minitron_core::checkpoint::{
     Checkpoint, Config, MemorySource, Reader, TensorSource, WriteOptions, write_model,
@@ -661,6 +661,99 @@ fn an_unsupported_family_lists_the_supported_ones() {
 }
 
 #[test]
+fn blocks_that_are_ill_formed_or_of_another_kind_are_refused() {
+    let block = tiny_decilm()["block_configs"][0].clone();
+    let with = |part: &str, key: &str, value: Value| {
+        let mut block = block.clone();
+        block[part][key] = value;
+        block
+    };
+    let width = |value: Value| {
+        let mut block = with("ffn", "intermediate_size", Value::Null);
+        block["ffn"]["ffn_mult"] = value;
+        block
+    };
+    for (found, says) in [
+        (json!(3), "`block_configs[1]."),
+        (
+            json!({ "ffn": block["ffn"] }),
+            "`block_configs[1].attention`: expected an object, got",
+        ),
+        (
+            json!({ "attention": {}, "ffn": block["ffn"] }),
+            "attention.n_heads_in_group`: expected a divisor of",
+        ),
+        (
+            with("ffn", "no_op", json!("yes")),
+            "ffn.no_op`: expected true or false, got \"yes\"",
+        ),
+        (
+            with("attention", "n_heads_in_group", json!(0)),
+            "expected a positive integer below 2^31",
+        ),
+        (
+            with("attention", "n_heads_in_group", json!(3)),
+            "expected a divisor of",
+        ),
+        (with("attention", "n_heads_in_group", json!(-2)), "got -2"),
+        (
+            with("attention", "replace_with_linear", json!(true)),
+            "this variant is not supported",
+        ),
+        (
+            with("ffn", "replace_with_linear", json!(true)),
+            "ffn.replace_with_linear`",
+        ),
+        (
+            with("attention", "window_length", json!(64)),
+            "attention.window_length`: expected null",
+        ),
+        (
+            with("ffn", "sparsify", json!("2:4")),
+            "ffn.sparsify`: expected null or false",
+        ),
+        (
+            with("ffn", "intermediate_size", json!(1u64 << 40)),
+            "below 2^31",
+        ),
+        (
+            width(json!(-1.5)),
+            "ffn.ffn_mult`: expected a positive number",
+        ),
+        (
+            width(json!(1e300)),
+            "ffn.ffn_mult`: expected a positive number",
+        ),
+        (
+            width(json!("1")),
+            "ffn.ffn_mult`: expected a positive number",
+        ),
+        (
+            width(Value::Null),
+            "ffn.ffn_mult`: expected a positive number",
+        ),
+    ] {
+        let blocks = json!([block, found, block]);
+        let given = Given::new(&tiny_decilm()).with_config("block_configs", blocks);
+        given.refuses_model("checkpoint", &["config.json: `block_configs[1]", says]);
+    }
+    for (blocks, says) in [
+        (
+            Value::Null,
+            "no `block_configs`; expected a list of 3 objects, one for a layer",
+        ),
+        (json!("[]"), "`block_configs`: expected a list, got \"[]\""),
+        (
+            json!([block]),
+            "`block_configs`: expected 3 entries, one for a layer, got 1",
+        ),
+    ] {
+        let given = Given::new(&tiny_decilm()).with_config("block_configs", blocks);
+        given.refuses_model("checkpoint", &["config.json: ", says]);
+    }
+}
+
+#[test]
 fn a_missing_config_is_named() {
     let given = Given::llama();
     fs::remove_file(given.model().join("config.json")).unwrap();
@@ -1266,7 +1359,7 @@ fn a_plan_that_does_not_fit_the_model_is_refused() {
         in_order,
         &kept(json!({ "hidden": [0, 0, 2, 3, 4, 5, 6, 7] })),
     );
-    let one_width = &["keeps ", "in each", "one number for all layers"];
+    let one_width = &["keeps ", "nearest: --", "one number for all layers"];
     with_plan("plan", one_width, &kept(json!({ "mlp.0": [0, 1, 2, 3] })));
     let per_head = &["`heads.0`: expected equally many query heads per key/value head, got [2, 0]"];
     with_plan(

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use minitron::{Workspace, families, least_squares, tiny_llama, with_context};
+use minitron::{Workspace, families, least_squares, tiny_llama, with_context, without_groups};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, write_tensors};
 use minitron_core::error::{Error, Result};
@@ -323,9 +323,13 @@ fn one_layer_one_head_and_one_of_both_go_through_every_job() {
                 config[layers] = json!(n_layers);
                 config["hybrid_override_pattern"] = json!("-");
                 config["attn_layer_indices"] = json!([]);
+                if let Some(Value::Array(blocks)) = config.get_mut("block_configs") {
+                    blocks.truncate(n_layers);
+                }
             }
             if let Some(n_heads) = n_heads {
                 config[heads] = json!(n_heads);
+                without_groups(&mut config);
                 for own in ["num_key_value_heads", "head_dim"] {
                     if config.get(own).is_some() {
                         config[own] = if own == "head_dim" {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use minitron::{
     alike, axes, families, forward, groups, registry, some_ids, tiny_gpt2, tiny_llama,
-    tiny_nemotron, tiny_nemotron_h,
+    tiny_nemotron, tiny_nemotron_h, without_groups,
 };
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{MemorySource, Reader, TensorSource, WriteOptions, write_model};
@@ -295,6 +295,7 @@ fn a_dead_head_is_ranked_last_and_removing_it_changes_nothing() {
         // Here every query head has values of its own; grouped ones are dead only together.
         if config.get("num_key_value_heads").is_some() {
             config["num_key_value_heads"] = 4.into();
+            without_groups(&mut config);
         }
         let model = Model::new(&config, 8).unwrap();
         let groups = PruneGroup::of_kind(&model.spec, HEADS);

@@ -104,7 +104,7 @@ pub(super) fn logits(editor: &StudentEditor, ids_bt: &Tensor) -> Tensor {
 }
 
 /// Mean square difference to the teacher's logits on the calibration text.
-fn distance(ward: &Ward, editor: &StudentEditor) -> f64 {
+pub(super) fn distance(ward: &Ward, editor: &StudentEditor) -> f64 {
     let ids_bt = ward
         .windows
         .batch(0..ward.windows.len(), Device::Cpu)

@@ -109,7 +109,8 @@ fn a_list_of_widths_gives_each_layer_an_axis_and_one_number_ties_them() {
         space(&ModelSpec::from_config(&config(&tiny_llama()).unwrap(), &registry()).unwrap());
     insta::assert_snapshot!(
         llama.complete(&sizes(&[("mlp.1", 8)])).unwrap_err(),
-        @"plan: `mlp.1`: this family's config has one number for all layers; nearest: --mlp 8"
+        @"plan: `mlp.1`: this family's config has one number for all layers; --layers-apart writes \
+          a student in a form whose layers may differ; nearest: --mlp 8"
     );
 }
 
@@ -197,6 +198,6 @@ fn a_plan_of_unequal_layers_is_refused_where_the_config_has_one_number() {
     insta::assert_snapshot!(
         plan.checked(&space(&spec), &spec).unwrap_err(),
         @"plan: `mlp.1` keeps 8 units, `mlp.0` 48; this family's config has one number for all \
-          layers (`intermediate_size`): keep 48 in each"
+          layers (`intermediate_size`); --layers-apart writes a student in a form whose layers may differ; nearest: --mlp 32 or --mlp 36"
     );
 }

@@ -203,6 +203,36 @@ pub fn tiny_bamba() -> Value {
     })
 }
 
+/// A small DeciLM: one layer without attention, one without MLP.
+pub fn tiny_decilm() -> Value {
+    let attention = serde_json::json!({ "n_heads_in_group": 2, "no_op": false });
+    let ffn = serde_json::json!({ "intermediate_size": 48, "no_op": false });
+    let none = serde_json::json!({ "no_op": true });
+    let mut config = tiny_llama();
+    config["model_type"] = Value::from("nemotron-nas");
+    config["architectures"] = serde_json::json!(["DeciLMForCausalLM"]);
+    config["intermediate_size"] = Value::Null;
+    config["num_key_value_heads"] = Value::Null;
+    config["block_configs"] = serde_json::json!([
+        { "attention": attention, "ffn": ffn },
+        { "attention": none, "ffn": ffn },
+        { "attention": attention, "ffn": none },
+    ]);
+    config
+}
+
+/// Each query head has keys and values of its own, where a config says so layer by layer.
+pub fn without_groups(config: &mut Value) {
+    let blocks = config
+        .get_mut("block_configs")
+        .and_then(Value::as_array_mut);
+    for block in blocks.into_iter().flatten() {
+        if let Some(group) = block["attention"].get_mut("n_heads_in_group") {
+            *group = Value::from(1);
+        }
+    }
+}
+
 /// What least squares is asked for in a family: not the writers of one that norms what they give.
 pub fn least_squares(config: &Value) -> &'static str {
     let norms_what_is_added = ["gemma3_text", "olmo3"]
@@ -216,7 +246,7 @@ pub fn least_squares(config: &Value) -> &'static str {
 }
 
 /// Small configs of families that differ in what their layers are made of.
-pub fn families() -> [Value; 10] {
+pub fn families() -> [Value; 11] {
     [
         tiny_llama(),
         tiny_gpt2(),
@@ -228,6 +258,7 @@ pub fn families() -> [Value; 10] {
         tiny_nemotron_h(),
         tiny_bamba(),
         tiny_qwen2_moe(),
+        tiny_decilm(),
     ]
 }
 
@@ -235,7 +266,7 @@ pub fn families() -> [Value; 10] {
 pub fn alike() -> Vec<Value> {
     let mut alike = families().to_vec();
     alike.retain(|config| {
-        !["nemotron_h", "bamba", "qwen2_moe"]
+        !["nemotron_h", "bamba", "qwen2_moe", "nemotron-nas"]
             .map(Value::from)
             .contains(&config["model_type"])
     });

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::mixers::Mixer;
 use crate::mixers::{Attention, Gate, Mlp, QkNorm};
 use crate::spec::{
-    Activation, ConfigKey, Constraint, Embedding, Head, Norm, Rotary, RotaryDefaults,
+    Activation, ConfigKey, Constraint, Dim, Embedding, Head, Norm, Rotary, RotaryDefaults,
     RotaryScaling, Shape, ShapeKeys, StatedRotary,
 };
 
@@ -36,6 +36,18 @@ pub struct Bias {
     /// The MLP.
     pub mlp: bool,
 }
+
+/// Sizes of each layer; those of a layer without the part say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayerSizes {
+    /// Neurons.
+    pub mlp: Vec<usize>,
+    /// Key/value heads.
+    pub kv_heads: Vec<usize>,
+}
+
+/// A dim of a layer, with the places where the config states it.
+pub type StatedDim = fn(Dim) -> Dim;
 
 /// Makes the mixer that computes what this attention describes.
 pub type AttentionBy = fn(&Attention) -> Arc<dyn Mixer>;
@@ -97,6 +109,10 @@ pub struct Decoder {
     pub max_positions: usize,
     /// What the config says of each layer, or implies by its index.
     pub patterns: Vec<ConfigKey>,
+    /// Sizes that differ between layers, where some do.
+    pub apart: Option<LayerSizes>,
+    /// How the config states dims of layers, where that is not once for all of them.
+    pub states: Option<StatedDim>,
     /// Entries that a student's config must state, since the source's may say another thing of it.
     pub pinned: Vec<(String, Value)>,
     /// Whether `hidden = heads x head_dim` always: the family has no key for `head_dim`.
@@ -154,6 +170,8 @@ impl Decoder {
             tied: config.flag_or("tie_word_embeddings", false)?,
             max_positions: shape.max_positions,
             patterns: Vec::new(),
+            apart: None,
+            states: None,
             pinned: Vec::new(),
             square: keys.head_dim.is_none(),
             constraints: Vec::new(),
@@ -192,6 +210,17 @@ impl Decoder {
             mlps.for_each(|block| *block = Block::Experts);
         }
         self.experts = Some(experts);
+    }
+
+    /// The shape with the sizes of one layer.
+    pub(super) fn shape_in(&self, layer: usize) -> Shape {
+        let mut shape = self.shape;
+        if let Some(apart) = &self.apart {
+            shape.mlp = apart.mlp.get(layer).copied().unwrap_or(shape.mlp);
+            let kv_heads = apart.kv_heads.get(layer);
+            shape.n_kv_heads = kv_heads.copied().unwrap_or(shape.n_kv_heads);
+        }
+        shape
     }
 
     /// Changes attention in every layer.

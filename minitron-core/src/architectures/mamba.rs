@@ -20,6 +20,8 @@ pub enum Block {
     Mamba,
     /// Experts.
     Experts,
+    /// Nothing, in the place of one of them.
+    Absent,
 }
 
 impl Block {

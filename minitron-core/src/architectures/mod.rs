@@ -6,7 +6,7 @@ mod mamba;
 mod names;
 mod rows;
 
-pub use decoder::{AttentionBy, Bias, Decoder, Norms, stated_windows};
+pub use decoder::{AttentionBy, Bias, Decoder, LayerSizes, Norms, StatedDim, stated_windows};
 pub use experts::{ExpertKeys, ExpertNames, Experts, sparse_layers};
 pub use mamba::{Block, MambaKeys, MambaShape};
 pub use names::Names;

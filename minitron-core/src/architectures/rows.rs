@@ -2,7 +2,7 @@
 
 use super::{Block, Decoder, Experts, Norms};
 use crate::error::Result;
-use crate::mixers::{Attention, Gate, Layout, QkNorm, SINKS};
+use crate::mixers::{Absent, Attention, Gate, Layout, QkNorm, SINKS};
 use crate::spec::{
     CheckpointInfo, Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, Layer, MLP, ModelSpec,
     Options, ParamKind, ROPE_PAIRS, Role, Side, StatedRotary, Sublayer, Table, fixed, split_dim,
@@ -77,13 +77,15 @@ impl Decoder {
             table.also_known_as(&[&head]);
         }
         for (layer, blocks) in self.blocks.iter().enumerate() {
-            for (part, block) in blocks.iter().enumerate() {
+            let there = blocks.iter().enumerate();
+            for (part, block) in there.filter(|(_, block)| **block != Block::Absent) {
                 self.norm_rows(table.part(layer, part), part);
                 match block {
                     Block::Attention => self.attention_rows(&mut table, layer),
                     Block::Mlp => self.mlp_rows(&mut table, layer),
                     Block::Mamba => self.mamba_rows(&mut table, layer),
                     Block::Experts => self.expert_rows(&mut table, (layer, part)),
+                    Block::Absent => {}
                 }
             }
         }
@@ -109,7 +111,7 @@ impl Decoder {
         for pattern in &mut self.patterns {
             pattern.enter(self.scope);
         }
-        let mut dims = self.shape.dims_in(self.scope, &self.keys);
+        let mut dims = self.dense_dims();
         // Layers without attention or MLP have no sizes of theirs.
         dims.retain(|dim| match split_dim(&dim.name) {
             (HEADS | KV_HEADS, Some(layer)) => self.has(layer, Block::Attention),
@@ -131,6 +133,21 @@ impl Decoder {
         for dim in dims.iter_mut().filter(|dim| dim.name == DEPTH) {
             dim.stated.append(&mut self.patterns);
         }
+        dims
+    }
+
+    /// Those of every layer as if it had attention and an MLP, and those that layers share.
+    fn dense_dims(&self) -> Vec<Dim> {
+        let mut dims = self.shape.shared_dims(&self.keys);
+        for layer in 0..self.shape.n_layers {
+            let of_layer = self.shape_in(layer).dims_of_layer(&self.keys, layer);
+            match self.states {
+                Some(states) => dims.extend(of_layer.into_iter().map(states)),
+                None => dims.extend(of_layer),
+            }
+        }
+        let keys = dims.iter_mut().flat_map(|dim| &mut dim.stated);
+        keys.for_each(|key| key.enter(self.scope));
         dims
     }
 
@@ -198,6 +215,7 @@ impl Decoder {
                 reads_layer_input: self.parallel,
                 ..Sublayer::new(self.experts.as_ref()?.moe.clone())
             },
+            (Block::Absent, _) => return Some(Sublayer::new(Absent)),
         };
         Some(self.normed(part))
     }
@@ -247,7 +265,7 @@ impl Decoder {
         let Some(attention) = self.attention.get(layer) else {
             return;
         };
-        let (names, shape) = (&self.names, &self.shape);
+        let (names, shape) = (&self.names, &self.shape_in(layer));
         self.projection_rows(table, layer, attention.layout);
         table.linear(
             &self.in_layer(names.attention_output),
@@ -274,7 +292,7 @@ impl Decoder {
 
     /// What makes queries, keys and values of the stream.
     fn projection_rows(&self, table: &mut Table, layer: usize, layout: Layout) {
-        let (names, shape) = (&self.names, &self.shape);
+        let (names, shape) = (&self.names, &self.shape_in(layer));
         let (queries, keys) = (shape.queries(layer), shape.keys(layer));
         let rows = match layout {
             Layout::Split => vec![

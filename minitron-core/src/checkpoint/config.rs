@@ -242,6 +242,14 @@ impl Config {
         }
     }
 
+    /// The same to change.
+    pub fn get_at_mut(&mut self, path: &str) -> Option<&mut Value> {
+        match path.split_once('.') {
+            None => self.object.get_mut(path),
+            Some((outer, inner)) => self.object.get_mut(outer)?.get_mut(inner),
+        }
+    }
+
     /// Replaces or adds a value, in place of the old one.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.object.insert(key.to_owned(), value.into());

@@ -65,6 +65,12 @@ pub trait Mixer: Debug + Send + Sync + Any {
         None
     }
 
+    /// Whether it stands for a part that is not there: nothing is computed, loaded or shown at its
+    /// place.
+    fn is_absent(&self) -> bool {
+        false
+    }
+
     /// Why it cannot be computed, where that is so: a kind of rope that is not known.
     fn obstacle(&self) -> Option<String> {
         None

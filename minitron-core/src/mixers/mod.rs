@@ -5,6 +5,7 @@
 //! key/value heads, K head dim, Q queries of a block, C keys of one, N blocks (in experts: tokens)
 //! of all sequences, X experts, R experts of a token.
 
+mod absent;
 mod attend;
 mod attention;
 mod convolution;
@@ -18,6 +19,7 @@ mod router;
 mod scan;
 mod stacked;
 
+pub use absent::Absent;
 pub use attention::{Attention, SINKS};
 pub use layout::{Layout, QkNorm};
 pub use mamba2::{
@@ -35,5 +37,6 @@ use std::any::Any;
 /// Whether a mixer is of this crate: what goes wrong in others is their library's fault.
 pub(crate) fn is_built_in(mixer: &dyn Mixer) -> bool {
     let mixer: &dyn Any = mixer;
-    mixer.is::<Attention>() || mixer.is::<Mlp>() || mixer.is::<Mamba2>() || mixer.is::<Moe>()
+    let is_dense = mixer.is::<Attention>() || mixer.is::<Mlp>() || mixer.is::<Absent>();
+    is_dense || mixer.is::<Mamba2>() || mixer.is::<Moe>()
 }

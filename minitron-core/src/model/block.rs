@@ -21,7 +21,8 @@ pub struct Block {
 #[derive(Debug)]
 struct RunPart {
     at: At,
-    mixer: Box<dyn RunMixer>,
+    /// None where the part is not there.
+    mixer: Option<Box<dyn RunMixer>>,
     pre: Option<NormLayer>,
     post: Option<NormLayer>,
     after_sum: Option<NormLayer>,
@@ -54,13 +55,16 @@ impl Block {
 
     pub(super) fn load(weights: &mut Weights, layer_idx: usize) -> Result<Self> {
         let mut parts = Vec::new();
-        for (at, part) in weights.spec.sublayers(layer_idx) {
+        for (at, part) in weights.spec.places(layer_idx) {
             let mut weights = weights.part(at);
+            let is_there = !part.mixer.is_absent();
             parts.push(RunPart {
                 at,
                 pre: optional_norm(&mut weights, Role::INPUT_NORM, part.pre)?,
                 after_sum: optional_norm(&mut weights, Role::SUM_NORM, part.after_sum)?,
-                mixer: part.mixer.load(&mut weights)?,
+                mixer: is_there
+                    .then(|| part.mixer.load(&mut weights))
+                    .transpose()?,
                 post: optional_norm(&mut weights, Role::OUTPUT_NORM, part.post)?,
                 scale: part.scale,
                 reads_layer_input: part.reads_layer_input,
@@ -110,7 +114,7 @@ impl Block {
         Ok(output_bte)
     }
 
-    /// Sublayers.
+    /// Sublayers, with the places of those that are not there.
     pub fn n_parts(&self) -> usize {
         self.parts.len()
     }
@@ -177,11 +181,14 @@ impl RunPart {
         tap: &mut dyn Tap,
         state: Option<&mut MixerState>,
     ) -> Result<Tensor> {
+        let Some(mixer) = &self.mixer else {
+            return Ok(stream.now_bte.shallow_clone());
+        };
         let mut tap = PortTap::new(self.at, tap);
         tap.show(Port::STREAM, stream.now_bte)?;
         let input_bte = self.input(stream)?;
         tap.show(Port::INPUT, &input_bte)?;
-        let output_bte = self.mixer.forward(&input_bte, context, state, &mut tap)?;
+        let output_bte = mixer.forward(&input_bte, context, state, &mut tap)?;
         tap.show(Port::OUTPUT, &output_bte)?;
         let added_bte = normed(self.post.as_ref(), &output_bte)?;
         let added_bte = if self.scale == 1.0 {

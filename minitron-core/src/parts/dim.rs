@@ -39,6 +39,9 @@ pub struct Dim {
     pub multiple_of: usize,
     /// The kept units must be equally many for each unit of this dim (grouped queries).
     pub partition: Option<String>,
+    /// Whether size 0 is legal, where somebody asks for it: the part of the layer whose tensors it
+    /// measures then goes as a whole, with its norm.
+    pub optional: bool,
 }
 
 impl Dim {
@@ -54,6 +57,7 @@ impl Dim {
             stated,
             multiple_of: 1,
             partition: None,
+            optional: false,
         }
     }
 
@@ -66,7 +70,7 @@ impl Dim {
     /// Whether the config can give each layer a size of its own.
     pub fn is_listed(&self) -> bool {
         let mut keys = self.stated.iter();
-        !self.stated.is_empty() && keys.all(|key| matches!(key, ConfigKey::PerLayer { .. }))
+        !self.stated.is_empty() && keys.all(ConfigKey::is_by_layer)
     }
 
     /// The number that config.json has at a size: `head_dim` of rope pairs. The size itself where
@@ -86,6 +90,15 @@ impl Dim {
     pub fn multiple_of(self, multiple_of: usize) -> Self {
         Dim {
             multiple_of,
+            ..self
+        }
+    }
+
+    /// The same of a part that may go as a whole.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        Dim {
+            optional: true,
             ..self
         }
     }

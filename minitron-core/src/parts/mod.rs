@@ -14,7 +14,7 @@ mod site;
 
 pub use activation::Activation;
 pub use at::At;
-pub use config_key::{ConfigKey, PatternForm};
+pub use config_key::{ConfigKey, EntryForm, PatternForm};
 pub use constraint::Constraint;
 pub use cost::{Active, Cost};
 pub use dim::{

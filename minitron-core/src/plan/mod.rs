@@ -1,7 +1,9 @@
 //! From scores to a plan: rankings, legal sizes, kept units, and why these. Nothing here runs a
 //! model.
 
+mod absent;
 mod advice;
+mod apart;
 mod axis_sizes;
 mod blocks;
 mod checked;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Identity;
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::spec::{DEPTH, Dim, ModelSpec, SizeMap, Sizes, by_kind, split_dim};
+use crate::spec::{DEPTH, Dim, ModelSpec, SizeMap, Sizes, by_kind};
 
 /// Kept units per dim, ascending, in the source's numbering. Every prunable dim is there, whole or
 /// not; the entry of a layer that `depth` drops has no effect.
@@ -79,36 +79,6 @@ impl Plan {
             kept: kept.unwrap_or_else(|| (0..n_parts).collect()),
             per_part: dim.size / n_parts,
         }
-    }
-}
-
-impl Plan {
-    /// Layers keep equally many units, unless the family's config lists sizes by layer.
-    pub(super) fn check_alike(&self, spec: &ModelSpec) -> Result<()> {
-        let mut first: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
-        for (name, kept) in self
-            .kept
-            .iter()
-            .filter(|(name, _)| !spec.may_differ(split_dim(name).0))
-        {
-            let (of_first, common) = *first.entry(split_dim(name).0).or_insert((name, kept.len()));
-            if kept.len() != common {
-                let dim = spec.dim(name)?;
-                let keys: Vec<String> = dim
-                    .stated
-                    .iter()
-                    .map(|key| format!("`{}`", key.path()))
-                    .collect();
-                let message = format!(
-                    "`{name}` keeps {} units, `{of_first}` {common}; this family's config has one \
-                     number for all layers ({}): keep {common} in each",
-                    kept.len(),
-                    keys.join(", ")
-                );
-                return Err(Error::Plan(message));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 
 use crate::spec::{
     Constraint, DEPTH, Dim, HEADS, HIDDEN, KV_HEADS, ModelSpec, PruneGroup, ROPE_PAIRS, Sizes,
-    dim_of_layer, split_dim,
+    split_dim,
 };
 
+use super::absent::{OptionalDims, way_out};
 use super::axis_sizes::AxisSizes;
 use super::ranking::Rankings;
 use super::saved::{Parts, Plan};
-use super::ties::{Queries, Ties, common_multiple};
+use super::ties::{Ties, common_multiple, with_queries};
 
 /// The legal sizes of every axis, and what ties them to each other.
 #[derive(Debug, Clone)]
@@ -20,7 +21,11 @@ pub struct Space {
     /// One entry per kind that some axis can prune, or per dim where layers of the source differ.
     pub axes: Vec<AxisSizes>,
     /// The dims of kinds of which layers may differ.
-    listed: Vec<String>,
+    pub(super) listed: Vec<String>,
+    /// Dims of parts that may go as a whole.
+    pub(super) optional: OptionalDims,
+    /// Whether the family's config has one number for all layers, and another family one for each.
+    may_be_apart: bool,
     /// What ties their sizes.
     pub ties: Ties,
 }
@@ -73,6 +78,8 @@ impl Space {
         Ok(Space {
             axes: found,
             listed,
+            optional: OptionalDims::of(spec),
+            may_be_apart: spec.may_be_apart(),
             ties,
         })
     }
@@ -106,16 +113,18 @@ impl Space {
             return Ok(axis);
         }
         if let Some(axis) = self.find(split_dim(kind).0) {
-            if self.listed.iter().any(|dim| dim == kind) {
+            if self.listed.iter().any(|dim| dim == kind) || self.optional.contains(kind) {
                 return Ok(axis);
             }
-            let message = format!("`{kind}`: this family's config has one number for all layers");
-            return Err(Error::Plan(message));
+            return Err(Error::Plan(format!(
+                "`{kind}`: this family's config has one number for all layers{}",
+                way_out(self.may_be_apart)
+            )));
         }
         Err(self.unknown(kind))
     }
 
-    fn find(&self, name: &str) -> Option<&AxisSizes> {
+    pub(super) fn find(&self, name: &str) -> Option<&AxisSizes> {
         self.axes.iter().find(|axis| axis.kind == name)
     }
 
@@ -178,7 +187,9 @@ impl Space {
     /// # Errors
     /// `Plan` with the rule that the sizes break.
     pub fn settle(&self, wanted: &Sizes) -> Result<Sizes> {
-        let wanted = &self.by_dim(wanted);
+        let mut wanted = self.by_dim(wanted);
+        self.optional.follow(&mut wanted);
+        let wanted = &wanted;
         let mut sizes = wanted.clone();
         for (kind, &size) in wanted {
             self.check_size(kind, size, wanted)?;
@@ -189,7 +200,9 @@ impl Space {
             let size = *sizes.entry(axis.kind.clone()).or_insert(full);
             self.check_size(&axis.kind, size, &sizes)?;
         }
-        match self.ties.objection(&sizes) {
+        self.check_queries(&sizes)?;
+        let of_parts = self.optional.objection(&sizes);
+        match of_parts.or_else(|| self.ties.objection(&sizes)) {
             None => Ok(sizes),
             Some(objection) => Err(Error::Plan(objection)),
         }
@@ -225,8 +238,12 @@ impl Space {
         typed
     }
 
-    fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
+    pub(super) fn check_size(&self, kind: &str, size: usize, beside: &Sizes) -> Result<()> {
         let whole = self.axis(kind)?;
+        if size == 0 && self.optional.contains(kind) {
+            return Ok(());
+        }
+        self.check_common(kind, size, beside)?;
         let axis = self.axis_beside(kind, beside)?;
         let Some(objection) = axis.objection(size) else {
             return Ok(());
@@ -312,6 +329,7 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
     let whole = parts.units();
     match rankings.by_dim.get(&dim.name) {
         _ if size == whole.len() => Ok(whole),
+        _ if size == 0 => Ok(Vec::new()),
         Some(ranking) => ranking.best_of_parts(size, &parts.kept),
         None => {
             if let Some(why) = rankings.unclear.get(&dim.name) {
@@ -332,52 +350,6 @@ fn kept_units(dim: &Dim, size: usize, rankings: &Rankings, parts: &Parts) -> Res
 /// What decides which sizes of a group are legal.
 fn shape(group: &PruneGroup) -> (usize, usize, usize) {
     (group.n_units, group.n_parts, group.block)
-}
-
-/// A key/value head takes its queries along, whether or not queries are an axis of their own.
-fn with_queries(
-    axes: &mut Vec<AxisSizes>,
-    multiples: &BTreeMap<String, usize>,
-    spec: &ModelSpec,
-) -> Vec<Queries> {
-    let kv_heads: Vec<(String, usize)> = axes
-        .iter()
-        .filter(|axis| split_dim(&axis.kind).0 == KV_HEADS)
-        .map(|axis| (axis.kind.clone(), axis.full))
-        .collect();
-    let mut found = Vec::new();
-    for (by, n_kv_heads) in kv_heads {
-        let of = split_dim(&by)
-            .1
-            .map_or(HEADS.to_owned(), |layer| dim_of_layer(HEADS, layer));
-        let Some(full) = spec
-            .dims
-            .get(&of)
-            .or_else(|| spec.dims_of(HEADS).next())
-            .map(|dim| dim.size)
-        else {
-            continue;
-        };
-        if !axes.iter().any(|axis| axis.kind == of) {
-            axes.push(AxisSizes {
-                kind: of.clone(),
-                full,
-                step: n_kv_heads,
-                held: None,
-            });
-        }
-        let first = multiples
-            .iter()
-            .find(|(dim, _)| **dim == of || split_dim(dim).0 == of);
-        let multiple_of = first.map_or(1, |(_, &multiple_of)| multiple_of);
-        found.push(Queries {
-            of,
-            by,
-            per_kv_head: full / n_kv_heads.max(1),
-            multiple_of,
-        });
-    }
-    found
 }
 
 /// What sizes of a dim are multiples of: what the axis asks for, or the product that it is, or the

@@ -1,10 +1,12 @@
 //! What ties sizes to each other, solved in one place: what follows from some of them, and which go
 //! together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::axis_sizes::AxisSizes;
-use crate::spec::{Constraint, HEADS, HIDDEN, ROPE_PAIRS, Sizes, dim_of_layer, split_dim};
+use crate::spec::{
+    Constraint, HEADS, HIDDEN, KV_HEADS, ModelSpec, ROPE_PAIRS, Sizes, dim_of_layer, split_dim,
+};
 
 /// How query heads follow their key/value heads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,52 @@ pub struct Queries {
     pub per_kv_head: usize,
     /// Divisibility of all of them, besides that by the key/value heads.
     pub multiple_of: usize,
+}
+
+/// A key/value head takes its queries along, whether or not queries are an axis of their own.
+pub(super) fn with_queries(
+    axes: &mut Vec<AxisSizes>,
+    multiples: &BTreeMap<String, usize>,
+    spec: &ModelSpec,
+) -> Vec<Queries> {
+    let kv_heads: Vec<(String, usize)> = axes
+        .iter()
+        .filter(|axis| split_dim(&axis.kind).0 == KV_HEADS)
+        .map(|axis| (axis.kind.clone(), axis.full))
+        .collect();
+    let mut found = Vec::new();
+    for (by, n_kv_heads) in kv_heads {
+        let of = split_dim(&by)
+            .1
+            .map_or(HEADS.to_owned(), |layer| dim_of_layer(HEADS, layer));
+        let Some(full) = spec
+            .dims
+            .get(&of)
+            .or_else(|| spec.dims_of(HEADS).next())
+            .map(|dim| dim.size)
+        else {
+            continue;
+        };
+        if !axes.iter().any(|axis| axis.kind == of) {
+            axes.push(AxisSizes {
+                kind: of.clone(),
+                full,
+                step: n_kv_heads,
+                held: None,
+            });
+        }
+        let first = multiples
+            .iter()
+            .find(|(dim, _)| **dim == of || split_dim(dim).0 == of);
+        let multiple_of = first.map_or(1, |(_, &multiple_of)| multiple_of);
+        found.push(Queries {
+            of,
+            by,
+            per_kv_head: full / n_kv_heads.max(1),
+            multiple_of,
+        });
+    }
+    found
 }
 
 /// A size that another one decides.
@@ -295,6 +343,8 @@ impl InLayer<'_> {
         let own = self
             .layer
             .and_then(|layer| sizes.get(&dim_of_layer(kind, layer)));
+        // A part that goes has no say.
+        let own = own.filter(|size| **size > 0);
         own.or_else(|| sizes.get(kind)).copied()
     }
 }

@@ -54,7 +54,11 @@ impl<'a> PrunedView<'a> {
     pub fn new(source: &'a dyn TensorSource, spec: &ModelSpec, plan: &Plan) -> Result<Self> {
         let layers = source_layers(spec, plan);
         let mut entries = BTreeMap::new();
+        let n_kept = |dim: &str| plan.kept.get(dim).map(Vec::len);
         for param in &spec.params {
+            if spec.goes_at(param.at, n_kept) {
+                continue;
+            }
             if let Some(place) = param.place_in(&layers, &kept_of(plan)) {
                 let name = param.name_at(place);
                 entries.insert(name, entry_of(source, param, spec, plan)?);

@@ -53,7 +53,8 @@ impl StudentEditor<'_> {
         }
         let mut found: Vec<(At, Rescale)> = Vec::new();
         for layer in 0..self.n_layers() {
-            for (source, part) in self.teacher_spec().sublayers(self.source_layer(layer)) {
+            let parts = self.teacher_spec().sublayers(self.source_layer(layer));
+            for (source, part) in parts.filter(|(at, _)| self.is_there(at.in_layer(layer))) {
                 found.extend(
                     part.mixer
                         .rescales(ROPE_PAIRS, kept)

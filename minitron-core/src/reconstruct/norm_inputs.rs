@@ -64,7 +64,7 @@ impl StudentEditor<'_> {
                     of,
                     shown: Vec::new(),
                 };
-                let parts = self.teacher_spec().sublayers(source_layer).enumerate();
+                let parts = self.teacher_spec().places(source_layer).enumerate();
                 for (number, (source, part)) in parts {
                     let part = TeacherPart {
                         source,
@@ -72,7 +72,7 @@ impl StudentEditor<'_> {
                         part,
                         block: &block,
                     };
-                    match kept {
+                    match kept.filter(|&idx| self.is_there(source.in_layer(idx))) {
                         Some(idx) => self.look_at(&part, idx, &mut state, context, &mut found)?,
                         None => _ = state.pass(&block, number, context)?,
                     }
@@ -92,6 +92,13 @@ impl StudentEditor<'_> {
             }
         }
         Ok(sums.0)
+    }
+
+    /// Whether the student has a part at a place.
+    pub(super) fn is_there(&self, at: At) -> bool {
+        let layers = at.layer().into_iter();
+        let mut parts = layers.flat_map(|layer| self.spec().sublayers(layer));
+        parts.any(|(place, _)| place == at)
     }
 
     /// Moves the teacher past one part of a layer that the student keeps.

@@ -78,7 +78,7 @@ impl StudentEditor<'_> {
             let _span = debug_span!("layer", layer_idx).entered();
             let parts: Vec<(At, Sublayer)> = self
                 .spec()
-                .sublayers(layer_idx)
+                .places(layer_idx)
                 .map(|(at, part)| (at, part.clone()))
                 .collect();
             for (number, (at, part)) in parts.iter().enumerate() {
@@ -89,7 +89,8 @@ impl StudentEditor<'_> {
                     part,
                     is_last: number + 1 == parts.len(),
                 };
-                if is_teachers {
+                // Of a part that went there is nothing to fit: what follows makes up for it.
+                if is_teachers && !part.mixer.is_absent() {
                     let stats = streams.readers(self, &half)?;
                     visit(self, &stats)?;
                 }

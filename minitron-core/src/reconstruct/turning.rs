@@ -25,7 +25,8 @@ pub(super) fn check_turns(spec: &ModelSpec) -> Result<()> {
 fn fixed_norm(spec: &ModelSpec) -> Option<&'static str> {
     let options = &spec.options;
     let is_layer = has_layer_norms(spec);
-    for part in spec.layers.iter().flat_map(|layer| &layer.0) {
+    let parts = (0..spec.layers.len()).flat_map(|layer| spec.sublayers(layer));
+    for (_, part) in parts {
         match (part.pre, part.post, part.after_sum) {
             (_, _, Some(norm)) if norm.kind.is_rms() => return Some("RMS norms after its sums"),
             (_, _, Some(_)) => return Some("layer norms after its sums"),

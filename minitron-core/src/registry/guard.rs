@@ -180,6 +180,10 @@ impl<P: Architecture + Serialize> Architecture for Guarded<P> {
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         self.ask(|plugin| plugin.client_limits(spec, sizes), Vec::new())
     }
+
+    fn with_layers_apart(&self, config: &Config) -> Option<Config> {
+        self.ask(|plugin| plugin.with_layers_apart(config), None)
+    }
 }
 
 impl<P: Axis + Serialize> Axis for Guarded<P> {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::Registry;
 use crate::checkpoint::{Checkpoint, Config, Remarks};
-use crate::error::Result;
-use crate::spec::{CheckpointInfo, ModelFolder, ModelSpec};
+use crate::error::{Error, Result};
+use crate::spec::{CheckpointInfo, Dim, ModelFolder, ModelSpec};
 
 impl ModelFolder {
     /// Opens a folder: finds the family, and describes and checks the model by it.
@@ -16,6 +16,29 @@ impl ModelFolder {
         let checkpoint = Checkpoint::open(dir)?;
         let family = registry.architecture_for(&checkpoint.config)?;
         ModelFolder::of(checkpoint, &family)
+    }
+
+    /// The same, described so that layers may differ: by its own family where that states sizes by
+    /// layer, else by the one that has the same model in such a form.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`]; `Recipe` where there is no such form.
+    pub fn open_with_layers_apart(dir: &Path, registry: &Registry) -> Result<Self> {
+        let mut checkpoint = Checkpoint::open(dir)?;
+        let mut family = registry.architecture_for(&checkpoint.config)?;
+        if let Some(config) = family.with_layers_apart(&checkpoint.config) {
+            family = registry.architecture_for(&config)?;
+            checkpoint.config = config;
+        }
+        let folder = ModelFolder::of(checkpoint, &family)?;
+        if folder.spec.dims.values().any(Dim::is_listed) {
+            return Ok(folder);
+        }
+        Err(Error::Recipe(format!(
+            "layers_apart: expected a model that has a form in which layers differ, `{}` has none; \
+             leave it out, and give all layers one size",
+            folder.spec.architecture
+        )))
     }
 }
 

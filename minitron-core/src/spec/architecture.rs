@@ -27,4 +27,10 @@ pub trait Architecture: Debug + Send + Sync {
     fn client_limits(&self, _spec: &ModelSpec, _sizes: &Sizes) -> Vec<ClientLimit> {
         Vec::new()
     }
+
+    /// The config of the same model in a family whose layers may differ in their sizes, where there
+    /// is one that has the same tensors under the same names: a Llama as a DeciLM.
+    fn with_layers_apart(&self, _config: &Config) -> Option<Config> {
+        None
+    }
 }

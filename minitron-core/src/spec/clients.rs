@@ -31,16 +31,18 @@ impl ModelSpec {
             .unwrap_or_else(|| sizes.get(kind).copied().unwrap_or(0))
     }
 
-    /// The same of every layer that has its own.
-    fn sizes_at<'a>(&'a self, kind: &'a str, sizes: &'a Sizes) -> impl Iterator<Item = usize> + 'a {
+    /// The same of every layer that has its own, but for those whose part goes.
+    pub fn sizes_at<'a>(
+        &'a self,
+        kind: &'a str,
+        sizes: &'a Sizes,
+    ) -> impl Iterator<Item = usize> + 'a {
         let of_kind = sizes.get(kind);
-        self.dims_of(kind).map(move |dim| {
-            sizes
-                .get(&dim.name)
-                .or(of_kind)
-                .copied()
-                .unwrap_or(dim.size)
-        })
+        let all = self.dims_of(kind).map(move |dim| {
+            let own = sizes.get(&dim.name).or(of_kind);
+            own.copied().unwrap_or(dim.size)
+        });
+        all.filter(|size| *size > 0)
     }
 
     /// Query heads x channels of a head, where that is not the width of the residual stream:

@@ -31,18 +31,19 @@ impl SizeMap {
     }
 }
 
-/// Sizes by kind where all dims of it have one, else by dim.
+/// Sizes by kind where all dims of it have one, else by dim; dims of which nothing is left under
+/// their own names, whatever the others have.
 pub fn by_kind<'a>(sizes: impl Iterator<Item = (&'a str, usize)>) -> Sizes {
     let all: Vec<(&str, usize)> = sizes.collect();
     let mut first: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
-    for &(name, size) in &all {
+    for &(name, size) in all.iter().filter(|(_, size)| *size > 0) {
         let (of_first, are_equal) = first.entry(split_dim(name).0).or_insert((size, true));
         *are_equal &= *of_first == size;
     }
     let mut sizes = Sizes::new();
     for (name, size) in all {
         let kind = split_dim(name).0;
-        let are_equal = first.get(kind).is_some_and(|(_, are_equal)| *are_equal);
+        let are_equal = size > 0 && first.get(kind).is_some_and(|(_, are_equal)| *are_equal);
         let name = if are_equal { kind } else { name };
         sizes.insert(name.to_owned(), size);
     }
@@ -286,10 +287,14 @@ impl ModelSpec {
         counts: impl Fn(&Param) -> bool,
     ) -> u64 {
         let mut total = 0u64;
+        let size_of = |dim: &str| Some(sizes.size(dim, self.dims.get(dim)?.size));
         for param in self.params_in(layer).filter(|param| counts(param)) {
+            if self.goes_at(param.at, size_of) {
+                continue;
+            }
             let mut volume = self.n_alike(param, sizes);
             for side in &param.sides {
-                let len = side.len(|dim| Some(sizes.size(dim, self.dims.get(dim)?.size)));
+                let len = side.len(size_of);
                 volume = volume.saturating_mul(len as u64);
             }
             total = total.saturating_add(volume);

@@ -10,6 +10,7 @@
 //! further right (model, groups, plans, views, parameter counts) follows from it without knowing a
 //! single tensor name.
 
+mod absent;
 mod architecture;
 mod axis;
 mod clients;
@@ -28,9 +29,9 @@ mod unread;
 
 pub use crate::parts::{
     Activation, Active, At, ConfigKey, Constraint, Cost, DEPTH, Dim, EXPERT_GROUPS, EXPERT_MLP,
-    EXPERTS, HEADS, HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param, ParamKind, Part, PatternForm,
-    Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, SHARED_MLP, Side, Site, SizeOf, UnitsOf,
-    Writer, dim_of_layer, dim_of_unit, split_dim, split_unit, units,
+    EXPERTS, EntryForm, HEADS, HIDDEN, KV_HEADS, MLP, Norm, NormKind, Param, ParamKind, Part,
+    PatternForm, Port, Ports, ROPE_PAIRS, Role, Rotary, RotaryScaling, SHARED_MLP, Side, Site,
+    SizeOf, UnitsOf, Writer, dim_of_layer, dim_of_unit, split_dim, split_unit, units,
 };
 pub use architecture::Architecture;
 pub use axis::Axis;
@@ -95,6 +96,8 @@ pub struct ModelSpec {
     by_layer: Vec<Vec<usize>>,
     /// First and number of the layers that are equal to each other.
     classes: Vec<(usize, usize)>,
+    /// The dims without units of which a part is gone.
+    optional: BTreeMap<At, Vec<String>>,
 }
 
 impl ModelSpec {
@@ -117,6 +120,7 @@ impl ModelSpec {
             .collect();
         let index = indexed(&params, &dims, &layers)?;
         let by_layer = Self::grouped(&params, layers.len());
+        let optional = absent::optional(&params, &dims);
         let mut spec = ModelSpec {
             architecture: architecture.to_owned(),
             family: None,
@@ -134,6 +138,7 @@ impl ModelSpec {
             index,
             by_layer,
             classes: Vec::new(),
+            optional,
         };
         spec.classes = cost::classes(&spec);
         Ok(spec)
@@ -176,16 +181,6 @@ impl ModelSpec {
         self.index
             .get(&(at, role, kind))
             .and_then(|&idx| self.params.get(idx))
-    }
-
-    /// Every part of a layer, in order.
-    pub fn sublayers(&self, layer: usize) -> impl Iterator<Item = (At, &Sublayer)> {
-        let parts = self
-            .layers
-            .get(layer)
-            .into_iter()
-            .flat_map(|layer| layer.0.iter().enumerate());
-        parts.map(move |(sublayer, part)| (At::Sublayer { layer, sublayer }, part))
     }
 
     /// The first part of a layer that has a tensor with this role.

@@ -134,6 +134,15 @@ impl Shape {
     }
 
     fn unscoped(&self, keys: &ShapeKeys) -> Vec<Dim> {
+        let mut dims = self.shared_dims(keys);
+        for layer_idx in 0..self.n_layers {
+            dims.extend(self.dims_of_layer(keys, layer_idx));
+        }
+        dims
+    }
+
+    /// Sizes that all layers share.
+    pub(crate) fn shared_dims(&self, keys: &ShapeKeys) -> Vec<Dim> {
         let mut dims = vec![
             Dim::new(HIDDEN, self.hidden, &[keys.hidden]).multiple_of(even_step(self.hidden, 8)),
             Dim::new(DEPTH, self.n_layers, &[keys.depth]),
@@ -148,20 +157,23 @@ impl Shape {
             let dim = Dim::new(ROPE_PAIRS, pairs, &[]).stated(stated.into_iter().collect());
             dims.push(dim.multiple_of(step_of_pairs(pairs)));
         }
-        for layer_idx in 0..self.n_layers {
-            let mlp = Dim::new(dim_of_layer(MLP, layer_idx), self.mlp, &[keys.mlp]);
-            dims.push(mlp.multiple_of(even_step(self.mlp, 4)));
-            let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
-            let heads = dim_of_layer(HEADS, layer_idx);
-            let kv_heads = dim_of_layer(KV_HEADS, layer_idx);
-            if self.is_grouped() {
-                let heads = Dim::new(heads, self.n_heads, &[keys.heads]);
-                dims.push(heads.partition(kv_heads.clone()));
-                dims.push(Dim::new(kv_heads, self.n_kv_heads, &kv_keys));
-            } else {
-                let all_keys = [&[keys.heads], kv_keys.as_slice()].concat();
-                dims.push(Dim::new(heads, self.n_heads, &all_keys));
-            }
+        dims
+    }
+
+    /// Sizes of one layer's attention and MLP.
+    pub(crate) fn dims_of_layer(&self, keys: &ShapeKeys, layer_idx: usize) -> Vec<Dim> {
+        let mlp = Dim::new(dim_of_layer(MLP, layer_idx), self.mlp, &[keys.mlp]);
+        let mut dims = vec![mlp.multiple_of(even_step(self.mlp, 4))];
+        let kv_keys: Vec<&str> = keys.kv_heads.into_iter().collect();
+        let heads = dim_of_layer(HEADS, layer_idx);
+        let kv_heads = dim_of_layer(KV_HEADS, layer_idx);
+        if self.is_grouped() {
+            let heads = Dim::new(heads, self.n_heads, &[keys.heads]);
+            dims.push(heads.partition(kv_heads.clone()));
+            dims.push(Dim::new(kv_heads, self.n_kv_heads, &kv_keys));
+        } else {
+            let all_keys = [&[keys.heads], kv_keys.as_slice()].concat();
+            dims.push(Dim::new(heads, self.n_heads, &all_keys));
         }
         dims
     }

@@ -158,7 +158,8 @@ pub(super) fn unread(config: &Config, architecture: &str, reads: &[&str]) -> Vec
             ));
         }
     }
-    if let Some(class) = foreign_class(config) {
+    let class = foreign_class(config).filter(|_| !reads.contains(&"architectures"));
+    if let Some(class) = class {
         found.push(format!(
             "{path}: `architectures` names {class}, `model_type` another family, by which it is \
              read as `transformers` does; a tool that goes by the class computes another model"

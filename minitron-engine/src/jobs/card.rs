@@ -97,6 +97,7 @@ impl Card {
             None => "# Trained from random weights with minitron\n\n".to_owned(),
         };
         text += &sizes(student, before);
+        text += &limits(student);
         text += &format!("\n{HISTORY}\n");
         if let Some((_, source)) = &self.source {
             text += &source.history;
@@ -197,6 +198,22 @@ fn sizes(student: &ModelSpec, before: Option<&Before>) -> String {
         };
     }
     text
+}
+
+/// What programs that load the folder make of the student; nothing where all take it.
+fn limits(student: &ModelSpec) -> String {
+    let found = student.client_limits(&Sizes::new());
+    let lines: Vec<String> = found
+        .iter()
+        .map(|limit| format!("- {}: {}\n", limit.client, limit.message))
+        .collect();
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\nPrograms that do not load it as it is:\n\n{}",
+            lines.concat()
+        ),
+    }
 }
 
 /// What is read of the card that lies beside a source.

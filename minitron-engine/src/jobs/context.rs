@@ -141,8 +141,24 @@ impl Context<'_> {
 
     /// Opens a model folder and says what of it is odd or not understood.
     pub fn open(&self, model: &str) -> Result<ModelFolder> {
+        self.opened(model, ModelFolder::open)
+    }
+
+    /// The same of a model whose layers may differ, or one that has such a form.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open_with_layers_apart`].
+    pub fn open_with_layers_apart(&self, model: &str) -> Result<ModelFolder> {
+        self.opened(model, ModelFolder::open_with_layers_apart)
+    }
+
+    fn opened(
+        &self,
+        model: &str,
+        open: fn(&Path, &Registry) -> Result<ModelFolder>,
+    ) -> Result<ModelFolder> {
         let _span = info_span!("open", path = model).entered();
-        let folder = ModelFolder::open(&(self.resolve)(model)?, self.registry)?;
+        let folder = open(&(self.resolve)(model)?, self.registry)?;
         self.say(&folder.checkpoint.remarks);
         if let [first, ..] = folder.unknown_tensors.as_slice() {
             let (n, architecture) = (folder.unknown_tensors.len(), &folder.spec.architecture);

@@ -11,8 +11,11 @@ use minitron_core::checkpoint::{Config, TensorSource, has_weights, held_instead}
 use minitron_core::error::Result;
 use minitron_core::plan::Space;
 use minitron_core::spec::{
-    DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, split_dim,
+    DEPTH, HEADS, HIDDEN, KV_HEADS, MLP, ModelSpec, ROPE_PAIRS, Sizes, dim_of_layer, split_dim,
 };
+
+/// Kinds that most layers have.
+const DENSE: [&str; 3] = [MLP, HEADS, KV_HEADS];
 
 /// Options of `inspect`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
@@ -81,6 +84,9 @@ pub fn inspect(context: &Context, options: &InspectOptions) -> Result<Value> {
         "hidden_per_head": space.ties.times(HIDDEN, HEADS),
         "unknown_tensors": weights.unknown_tensors,
     });
+    if let Some(by_layer) = by_layer(spec) {
+        report["by_layer"] = by_layer;
+    }
     if spec.has_idle() {
         report["n_active"] = json!(spec.n_active_at(&Sizes::new()));
     }
@@ -176,4 +182,21 @@ fn dims(spec: &ModelSpec) -> Value {
         }
     }
     dims
+}
+
+/// Sizes layer by layer, 0 where a part is not there; none where layers are alike.
+fn by_layer(spec: &ModelSpec) -> Option<Value> {
+    let sizes = spec.sizes();
+    let mut names = sizes.keys().map(|name| split_dim(name));
+    let differs = |(kind, layer): (&str, Option<usize>)| layer.is_some() && DENSE.contains(&kind);
+    if !names.any(differs) && !spec.has_absent() {
+        return None;
+    }
+    let mut found = Map::new();
+    for kind in DENSE.into_iter().filter(|kind| spec.size(kind) > 0) {
+        let layers = (0..spec.n_layers()).map(|layer| dim_of_layer(kind, layer));
+        let sizes = layers.map(|name| spec.dims.get(&name).map_or(0, |dim| dim.size));
+        found.insert(kind.to_owned(), sizes.collect());
+    }
+    Some(Value::Object(found))
 }

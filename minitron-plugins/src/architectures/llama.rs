@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::clients::of_narrower_heads;
+use super::decilm::of_llama;
 
 /// Llama 1 to 3: gated MLP, RMS norm, rotary positions, grouped queries.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +54,10 @@ impl Architecture for Llama {
         }
         limits.extend(of_narrower_heads(spec, sizes));
         limits
+    }
+
+    fn with_layers_apart(&self, config: &Config) -> Option<Config> {
+        of_llama(config)
     }
 }
 

@@ -7,9 +7,10 @@ use minitron_core::spec::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::clients::of_narrower_heads;
+use super::decilm::of_llama;
 
 /// Mistral and Mistral Small 3: Llama's blocks with one sliding window, or none, in all layers.
 #[derive(Debug, Default, Clone, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,13 @@ impl Architecture for Mistral {
     fn client_limits(&self, spec: &ModelSpec, sizes: &Sizes) -> Vec<ClientLimit> {
         of_narrower_heads(spec, sizes)
     }
+
+    fn with_layers_apart(&self, config: &Config) -> Option<Config> {
+        let mut stated = config.with_defaults(defaults());
+        let has_window = stated.get("sliding_window").is_some();
+        stated.remove("sliding_window");
+        (!has_window).then(|| of_llama(&stated)).flatten()
+    }
 }
 
 /// The decoder that a config, or the language part of one, describes.
@@ -45,12 +53,14 @@ pub(super) fn blocks(architecture: &'static str, config: &Config) -> Result<Deco
         kind: NormKind::Rms,
         eps: config.number_or("rms_norm_eps", 1e-6)?,
     };
-    let defaults = json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8,
-        "sliding_window": 4096 });
-    let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults)?;
+    let mut decoder = Decoder::new(architecture, config, ShapeKeys::USUAL, norm, defaults())?;
     decoder.rotate(RotaryDefaults::default())?;
     decoder.reads = &["sliding_window", "layer_types"];
     Ok(decoder)
+}
+
+fn defaults() -> Value {
+    json!({ "max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096 })
 }
 
 minitron_core::plugin! {

@@ -3,6 +3,7 @@
 mod bamba;
 mod bert;
 mod clients;
+mod decilm;
 mod distilbert;
 mod encoder;
 mod gemma2;

@@ -100,6 +100,12 @@ pub fn sample_config(model_type: &str) -> Value {
         _ => "mistral",
     };
     config["text_config"] = plain_config(inner);
+    // Of DeciLM: one layer has no attention, one no MLP.
+    config["block_configs"] = json!([
+        { "attention": { "n_heads_in_group": 2 }, "ffn": { "intermediate_size": 48 } },
+        { "attention": { "no_op": true }, "ffn": { "intermediate_size": 48 } },
+        { "attention": { "n_heads_in_group": 2 }, "ffn": { "no_op": true } },
+    ]);
     config
 }
 

@@ -37,7 +37,10 @@ impl Reconstruction for HeadMerge {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         for layer_idx in 0..editor.n_layers() {
             let dim = dim_of_layer(HEADS, editor.source_layer(layer_idx));
-            if editor.kept(&dim).len() < editor.teacher_spec().dim(&dim)?.size {
+            // Absent where a layer has no attention.
+            let whole = editor.teacher_spec().dims.get(&dim);
+            let n_kept = editor.kept(&dim).len();
+            if n_kept > 0 && whole.is_some_and(|dim| n_kept < dim.size) {
                 merge_layer(editor, layer_idx, &dim)?;
             }
         }

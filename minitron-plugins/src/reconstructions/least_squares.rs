@@ -240,7 +240,7 @@ fn is_before_dropped(editor: &StudentEditor, stats: &ProjectionStats) -> bool {
     let At::Sublayer { layer, sublayer } = stats.projections.at else {
         return false;
     };
-    let is_last = sublayer + 1 == editor.spec().sublayers(layer).count();
+    let is_last = sublayer + 1 == editor.spec().places(layer).count();
     let is_cut = editor.source_layer(layer) + 1 < editor.source_layer(layer + 1);
     stats.projections.is_writer && is_last && is_cut
 }

@@ -61,6 +61,7 @@ struct Facts {
     cost: Cost,
     active: Option<Active>,
     states_hold_for: Option<usize>,
+    is_absent: bool,
     obstacle: Option<String>,
 }
 
@@ -76,6 +77,7 @@ impl Facts {
             cost: mixer.cost(size),
             active: mixer.active(),
             states_hold_for: mixer.states_hold_for(),
+            is_absent: mixer.is_absent(),
             obstacle: mixer.obstacle(),
         }
     }
@@ -156,6 +158,10 @@ impl Mixer for GuardedMixer {
 
     fn states_hold_for(&self) -> Option<usize> {
         self.facts.states_hold_for
+    }
+
+    fn is_absent(&self) -> bool {
+        self.facts.is_absent
     }
 
     fn obstacle(&self) -> Option<String> {

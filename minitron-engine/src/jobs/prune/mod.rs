@@ -46,7 +46,7 @@ impl PruneOptions {
         editor: &StudentEditor,
     ) -> Result<Card> {
         const SIZED_BY: &str = "params active_params ratio non_embedding memory square \
-                                allocator axes by plan";
+                                layers_apart allocator axes by plan";
         let is_told = self.reconstruction.looks_at_text(context)? || self.rounds > 1;
         let looks_at_text = match is_told {
             true => "rounds metrics reconstruct data samples seq_len seed",
@@ -135,7 +135,7 @@ pub fn prune(
     options.check()?;
     let (ranks, place) = (context.ranks, (!dry_run).then_some(out));
     ranks.first(|| place.map_or(Ok(()), |out| OutputDir::refuse_existing(out, context.force)))?;
-    let folder = context.open(&options.model)?;
+    let folder = options.open(context)?;
     let mut _claim = None;
     ranks.first(|| {
         _claim = place.map(|out| claim(options, &folder, out)).transpose()?;

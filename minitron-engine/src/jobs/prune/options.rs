@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::reconstruction::ReconstructOptions;
-use crate::jobs::context::SizeRequest;
+use crate::jobs::context::{Context, SizeRequest};
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Bytes;
 use minitron_core::registry::PluginSpec;
@@ -71,6 +71,10 @@ pub struct PruneOptions {
     /// Keep hidden = heads x head_dim: llama.cpp's Nemotron and optimum's Llama want it.
     #[arg(long)]
     pub square: bool,
+    /// Layers may differ: a Llama's student is written as a DeciLM with block_configs, for
+    /// llama.cpp and vLLM, not for stock transformers.
+    #[arg(long)]
+    pub layers_apart: bool,
     /// A finished plan.json.
     #[arg(long)]
     pub plan: Option<PathBuf>,
@@ -144,6 +148,14 @@ impl PruneOptions {
             }
         }
         Ok(sizes)
+    }
+
+    /// The model, in the form that the student is to have.
+    pub(crate) fn open(&self, context: &Context) -> Result<ModelFolder> {
+        match self.layers_apart {
+            true => context.open_with_layers_apart(&self.model),
+            false => context.open(&self.model),
+        }
     }
 
     pub(crate) fn wanted(&self, folder: &ModelFolder) -> Result<SizeRequest> {
