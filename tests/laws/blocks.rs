@@ -3,16 +3,20 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minitron::{Workspace, families, forward, tiny_llama, with_context};
+use minitron::{
+    Workspace, axes, families, forward, groups, registry, tiny_decilm, tiny_llama, with_context,
+};
+use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
 use minitron_core::model::{NoTap, Transformer};
-use minitron_core::plan::{BlockScores, Plan};
+use minitron_core::plan::{BlockChoice, BlockScores, Plan, Space};
 use minitron_core::progress::Progress;
 use minitron_core::reconstruct::{Distance, LayerTrials, StudentEditor};
-use minitron_core::spec::DEPTH;
+use minitron_core::spec::{DEPTH, MLP, Sizes, split_dim};
 use minitron_engine::jobs::{
     BlocksOptions, Context, PruneOptions, ScoreOptions, blocks, prune, score,
 };
+use minitron_plugins::laws::random_rankings;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -83,6 +87,85 @@ fn a_layer_left_out_costs_what_the_model_without_it_measures() {
             }
         }
     }
+}
+
+#[test]
+fn a_smaller_part_costs_what_the_student_measures_that_has_it() {
+    // Layers of this one differ, and some have no attention or no MLP.
+    let ward = Ward::of(&tiny_decilm(), &[]);
+    let (spec, registry) = (&ward.model.spec, registry());
+    let space = Space::new(spec, &axes(&registry).unwrap()).unwrap();
+    let rankings = random_rankings(&groups(spec).unwrap(), 31).unwrap();
+    let mut trials = LayerTrials::start(ward.inputs()).unwrap();
+    let mut n_tried = 0;
+    for layer in 0..spec.n_layers() {
+        let mut asked = Vec::new();
+        for dim in spec
+            .dims
+            .values()
+            .filter(|dim| split_dim(&dim.name).1 == Some(layer))
+        {
+            if dim.optional {
+                asked.push(Sizes::from([(dim.name.clone(), 0)]));
+            }
+            if dim.is_listed() && split_dim(&dim.name).0 == MLP {
+                asked.push(Sizes::from([(dim.name.clone(), dim.size / 2)]));
+            }
+        }
+        for sizes in asked {
+            let plan = space.plan(&sizes, &rankings, spec).unwrap();
+            let editor = trials.editor(plan.clone()).unwrap();
+            let trial = trials.through(&editor, 0).unwrap();
+            let [Distance { kl, error }] = trials.judge(vec![trial]).unwrap()[..] else {
+                panic!("one trial, another number of distances");
+            };
+            let whole = StudentEditor::new(ward.inputs(), plan).unwrap();
+            let (own_kl, own) = apart(&ward, &whole);
+            let (own_kl, kl) = (own_kl.unwrap(), kl.unwrap());
+            assert!(close(own, error), "{sizes:?}: {own} {error}");
+            assert!(close(own_kl, kl), "{sizes:?}: {own_kl} {kl}");
+            n_tried += 1;
+        }
+        if layer + 1 < spec.n_layers() {
+            trials.advance().unwrap();
+        }
+    }
+    assert!(n_tried >= 4, "{n_tried}");
+}
+
+#[test]
+fn a_part_is_reconstructed_from_what_enters_its_layer_and_nothing_else_changes() {
+    let ward = Ward::of(&tiny_decilm(), &[]);
+    let (spec, registry) = (&ward.model.spec, registry());
+    let space = Space::new(spec, &axes(&registry).unwrap()).unwrap();
+    let rankings = random_rankings(&groups(spec).unwrap(), 31).unwrap();
+    let mut trials = LayerTrials::start(ward.inputs()).unwrap();
+    // The last one with an MLP.
+    let last = 1;
+    while trials.layer() < last {
+        trials.advance().unwrap();
+    }
+    let sizes = Sizes::from([(format!("{MLP}.{last}"), 8)]);
+    let plan = space.plan(&sizes, &rankings, spec).unwrap();
+    let repair = registry
+        .build::<dyn Reconstruction>(&"least_squares".parse().unwrap())
+        .unwrap();
+    let plain = trials.editor(plan.clone()).unwrap();
+    let mut fitted = trials.editor(plan).unwrap();
+    fitted.treat(repair.as_ref()).unwrap();
+    assert!(!fitted.fits().is_empty());
+    assert!(
+        fitted
+            .fits()
+            .iter()
+            .all(|fit| fit.projections.at.layer() == Some(last))
+    );
+    let both = vec![
+        trials.through(&plain, 0).unwrap(),
+        trials.through(&fitted, 1).unwrap(),
+    ];
+    let found = trials.judge(both).unwrap();
+    assert!(found[1].error < found[0].error, "{found:?}");
 }
 
 /// A teacher with scores, and its text.
@@ -189,6 +272,75 @@ fn streams_that_wait_in_a_folder_give_the_same_table() {
             .all(|name| !name.to_string_lossy().starts_with(".folder")),
         "{left:?}"
     );
+}
+
+#[test]
+fn widths_of_layers_are_measured_planned_by_and_searched() {
+    let here = scored(&tiny_llama());
+    let options = BlocksOptions {
+        layers_apart: true,
+        time: true,
+        shares: vec![0.5, 0.25, 0.0],
+        ..options(&here)
+    };
+    measure(&here, &options, "blocks.json").unwrap();
+    let table = BlockScores::load(&here.at("blocks.json")).unwrap();
+    let parts: Vec<&str> = table
+        .blocks
+        .iter()
+        .map(|block| block.part.as_str())
+        .collect();
+    assert_eq!(parts, ["attention", "mlp"].repeat(3));
+    for block in &table.blocks {
+        let n = if block.part == "mlp" { 3 } else { 1 };
+        assert_eq!(block.choices.len(), n);
+        assert!(block.ms.is_some() && block.choices.iter().all(|choice| choice.ms.is_some()));
+        assert!(
+            block
+                .choices
+                .iter()
+                .all(|choice| choice.kl.is_some_and(|kl| kl > 0.0))
+        );
+    }
+    let pruning = |budget: &str, out: &str| {
+        let words = format!(
+            "prune teacher --scores scores.safetensors --blocks blocks.json --layers-apart {budget} \
+             --out {out}"
+        );
+        here.json(&words)
+    };
+    for share in [0.9, 0.7, 0.5] {
+        let report = pruning(&format!("--ratio {share} --non-embedding --force"), "st");
+        let count = |key: &str| report[key].as_f64().unwrap();
+        let kept = count("n_non_embedding") / count("n_non_embedding_source");
+        assert!(kept <= share && kept > share - 0.1, "{share}: {kept}");
+    }
+    let whole: f64 = table.blocks.iter().filter_map(|block| block.ms).sum();
+    let rest = table.timed.as_ref().unwrap().rest_ms;
+    pruning(
+        &format!("--latency-ms {} --force", rest + 0.8 * whole),
+        "st",
+    );
+    let kept = here.value("st/plan.json")["kept"].clone();
+    let sizes = |name: &str| kept[name].as_array().unwrap().len();
+    let mut ms = rest;
+    for block in &table.blocks {
+        let is_chosen =
+            |choice: &&BlockChoice| choice.sizes.iter().all(|(name, &size)| sizes(name) == size);
+        let chosen = block.choices.iter().find(is_chosen);
+        ms += chosen.map_or(block.ms, |choice| choice.ms).unwrap();
+    }
+    assert!(ms <= rest + 0.8 * whole + 1e-9);
+    let n_params = here.json("inspect teacher")["n_params"].as_u64().unwrap() * 8 / 10;
+    let found = here.json(&format!(
+        "search teacher --scores scores.safetensors --blocks blocks.json --layers-apart --params \
+         {n_params} --candidates 3 --rungs 1 --data text.txt --eval-data text.txt --tokens 256 \
+         --seq-len 16 --batch-size 4 --eval-samples 4 --lr 1e-3 --out found"
+    ));
+    assert_eq!(found["candidates"].as_array().unwrap().len(), 3);
+    let winner = here.json("inspect found/winner");
+    assert_eq!(winner["architecture"], "decilm");
+    assert!(winner["n_params"].as_u64().unwrap() <= n_params);
 }
 
 #[test]

@@ -16,6 +16,7 @@
 mod compensation;
 mod editor;
 mod embedded;
+mod half;
 mod norm_inputs;
 mod projections;
 mod reconstruction;

@@ -11,12 +11,13 @@ use tch::{Kind, Tensor};
 use tracing::debug_span;
 
 use super::editor::StudentEditor;
+use super::half::Half;
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::store::TensorStore;
 use super::stream_state::Embedded;
-use crate::error::{Error, Present, Result};
+use crate::error::{Present, Result};
 use crate::model::{Block, NoTap, Site};
-use crate::spec::{At, HIDDEN, ModelSpec, ParamKind, Role, Sublayer, Writer};
+use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer, Writer};
 
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +39,9 @@ pub struct Sweep {
     /// Whether some batches are counted by themselves too.
     pub holds_out: bool,
 }
+
+/// Who looks at projections, and may replace weights.
+type Visit<'v, 'e> = &'v mut dyn FnMut(&mut StudentEditor<'e>, &ProjectionStats) -> Result<()>;
 
 struct Streams {
     sweep: Sweep,
@@ -89,17 +93,8 @@ impl StudentEditor<'_> {
                     part,
                     is_last: number + 1 == parts.len(),
                 };
-                // Of a part that went there is nothing to fit: what follows makes up for it.
-                if is_teachers && !part.mixer.is_absent() {
-                    let stats = streams.readers(self, &half)?;
-                    visit(self, &stats)?;
-                }
-                streams.aim(self, &half)?;
-                for (at, writer) in half.writers(self.spec()) {
-                    let stats = streams.writer(self, &half, (at, writer))?;
-                    visit(self, &stats)?;
-                }
-                streams.step(self, &half)?;
+                let is_before = self.inputs.only.is_some() && self.is_whole_up_to(*at);
+                streams.fit(self, &half, is_before, visit)?;
             }
             progress.advance(1, "");
         }
@@ -113,50 +108,6 @@ impl StudentEditor<'_> {
             visit(self, &stats)?;
         }
         Ok(())
-    }
-
-    /// Refuses families whose writers are not linear in the residual stream.
-    ///
-    /// # Errors
-    /// `Recipe` with the reason.
-    pub fn check_writers(&self, advice: &str) -> Result<()> {
-        let parts = self.spec().layers.iter().flat_map(|layer| &layer.0);
-        let Some(part) = parts.into_iter().find(|part| part.post.is_some()) else {
-            return Ok(());
-        };
-        Err(Error::Recipe(format!(
-            "`{}` has a norm after the output projection of its {}, so what it adds to the \
-             residual stream is not linear in its weights and cannot be fitted; {advice}",
-            self.spec().architecture,
-            part.mixer.name()
-        )))
-    }
-}
-
-/// A part of a layer of the student.
-struct Half<'p> {
-    layer_idx: usize,
-    number: usize,
-    at: At,
-    part: &'p Sublayer,
-    is_last: bool,
-}
-
-impl Half<'_> {
-    /// Its projections that write to the stream, linear in it: that of all tokens, then those of
-    /// its equal parts one after the other, each on what the ones before it leave.
-    fn writers(&self, spec: &ModelSpec) -> Vec<(At, Writer)> {
-        if self.part.post.is_some() {
-            return Vec::new();
-        }
-        let ports = self.part.mixer.ports();
-        let mut writers = Vec::new();
-        writers.extend(ports.writer.map(|writer| (self.at, writer)));
-        if let Some(writer) = ports.of_units {
-            let units = spec.with_units(self.at).into_iter();
-            writers.extend(units.filter(|at| *at != self.at).map(|at| (at, writer)));
-        }
-        writers
     }
 }
 
@@ -188,6 +139,30 @@ impl Streams {
 
     fn stats(&self, projections: ProjectionSet) -> Result<ProjectionStats> {
         ProjectionStats::new(projections, self.sweep.holds_out)
+    }
+
+    /// Shows what this part of a layer reads and writes, and moves past it. Before anything differs
+    /// (`is_before`) there is nothing to fit.
+    fn fit<'e>(
+        &mut self,
+        editor: &mut StudentEditor<'e>,
+        half: &Half,
+        is_before: bool,
+        visit: Visit<'_, 'e>,
+    ) -> Result<()> {
+        // Of a part that went there is nothing to fit: what follows makes up for it.
+        let is_teachers = self.sweep.reference == Reference::Teacher;
+        if is_teachers && !half.part.mixer.is_absent() && !is_before {
+            let stats = self.readers(editor, half)?;
+            visit(editor, &stats)?;
+        }
+        self.aim(editor, half)?;
+        let writers = half.writers(editor.spec()).into_iter();
+        for (at, writer) in writers.take(if is_before { 0 } else { usize::MAX }) {
+            let stats = self.writer(editor, half, (at, writer))?;
+            visit(editor, &stats)?;
+        }
+        self.step(editor, half)
     }
 
     /// Before teacher and student pass this part of their layer.

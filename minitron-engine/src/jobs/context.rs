@@ -144,12 +144,16 @@ impl Context<'_> {
         self.opened(model, ModelFolder::open)
     }
 
-    /// The same of a model whose layers may differ, or one that has such a form.
+    /// The same; where `layers_apart`, of a model whose layers may differ, or one that has such a
+    /// form.
     ///
     /// # Errors
     /// As [`ModelFolder::open_with_layers_apart`].
-    pub fn open_with_layers_apart(&self, model: &str) -> Result<ModelFolder> {
-        self.opened(model, ModelFolder::open_with_layers_apart)
+    pub fn open_as(&self, model: &str, layers_apart: bool) -> Result<ModelFolder> {
+        match layers_apart {
+            true => self.opened(model, ModelFolder::open_with_layers_apart),
+            false => self.open(model),
+        }
     }
 
     fn opened(

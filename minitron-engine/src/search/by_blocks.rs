@@ -24,7 +24,7 @@ impl SearchOptions {
         let (_, target) = self.budget()?;
         self.refuse_beside_blocks()?;
         let begin = Instant::now();
-        let folder = context.open(&self.model)?;
+        let folder = context.open_as(&self.model, self.layers_apart)?;
         let own = identity_of(&folder)?;
         let (axes, any_model) = (context.axes(&self.axes)?, self.teacher_options.any_model);
         let space = space_of(&folder.spec, &axes, self.square)?;

@@ -75,7 +75,8 @@ impl<'a> Field<'a> {
                     .into(),
             ));
         }
-        let folder = context.open_to_run(&options.model)?;
+        let folder = context.open_as(&options.model, options.layers_apart)?;
+        folder.spec.check_computable()?;
         let cache = options.teacher_options.teacher_cache.as_deref();
         refuse_places(context, &options.training, cache, out)?;
         let dir = folder.checkpoint.dir.as_path();

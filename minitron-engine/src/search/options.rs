@@ -47,6 +47,10 @@ pub struct SearchOptions {
     #[arg(long)]
     #[schemars(extend("by_content" = true))]
     pub blocks: Option<String>,
+    /// Layers may differ: a Llama's student is written as a DeciLM with block_configs, for llama.cpp
+    /// and vLLM, not for stock transformers.
+    #[arg(long)]
+    pub layers_apart: bool,
     /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`,
     /// multiples of the hidden width; where empty, all legal widths and heads.
     #[arg(skip)]
@@ -115,6 +119,7 @@ impl Default for SearchOptions {
             memory: None,
             kv_seq_len: None,
             blocks: None,
+            layers_apart: false,
             grid: BTreeMap::new(),
             size: BTreeMap::new(),
             free: Vec::new(),

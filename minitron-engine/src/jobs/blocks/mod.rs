@@ -51,7 +51,7 @@ pub fn blocks(context: &Context, options: &BlocksOptions, out: &Path) -> Result<
     let (ranks, reconstruction) = (context.ranks, &options.reconstruction);
     at_least_1("batch_size", reconstruction.batch_size)?;
     ranks.first(|| OutputDir::refuse_existing(out, context.force))?;
-    let folder = context.open(&options.model)?;
+    let folder = context.open_as(&options.model, options.layers_apart)?;
     let own = identity_of(&folder)?;
     let scores_file = scores_path(&options.scores)?;
     refuse_out(out, &folder.checkpoint.dir, &scores_file)?;

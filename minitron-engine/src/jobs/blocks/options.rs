@@ -23,6 +23,10 @@ pub struct BlocksOptions {
     /// Shares of a part's size to try; 0 leaves the part out, where the family can say so.
     #[arg(long, value_delimiter = ',', default_values_t = Self::default().shares)]
     pub shares: Vec<f64>,
+    /// Layers may differ: a Llama's student is written as a DeciLM with block_configs, for llama.cpp
+    /// and vLLM, not for stock transformers.
+    #[arg(long)]
+    pub layers_apart: bool,
     /// Time every part at every size too, on one batch of the text.
     #[arg(long)]
     pub time: bool,
@@ -53,6 +57,7 @@ impl Default for BlocksOptions {
             model: String::new(),
             scores: String::new(),
             shares: vec![0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0],
+            layers_apart: false,
             time: false,
             axes: Vec::new(),
             by: BTreeMap::new(),

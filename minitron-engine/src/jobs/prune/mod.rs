@@ -135,7 +135,7 @@ pub fn prune(
     options.check()?;
     let (ranks, place) = (context.ranks, (!dry_run).then_some(out));
     ranks.first(|| place.map_or(Ok(()), |out| OutputDir::refuse_existing(out, context.force)))?;
-    let folder = options.open(context)?;
+    let folder = context.open_as(&options.model, options.layers_apart)?;
     let mut _claim = None;
     ranks.first(|| {
         _claim = place.map(|out| claim(options, &folder, out)).transpose()?;

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::reconstruction::ReconstructOptions;
-use crate::jobs::context::{Context, SizeRequest};
+use crate::jobs::context::SizeRequest;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Bytes;
 use minitron_core::registry::PluginSpec;
@@ -148,14 +148,6 @@ impl PruneOptions {
             }
         }
         Ok(sizes)
-    }
-
-    /// The model, in the form that the student is to have.
-    pub(crate) fn open(&self, context: &Context) -> Result<ModelFolder> {
-        match self.layers_apart {
-            true => context.open_with_layers_apart(&self.model),
-            false => context.open(&self.model),
-        }
     }
 
     pub(crate) fn wanted(&self, folder: &ModelFolder) -> Result<SizeRequest> {
