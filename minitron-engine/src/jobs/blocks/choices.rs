@@ -21,7 +21,7 @@ pub(super) fn choices(
     shares: &[f64],
 ) -> Vec<LayerPart> {
     let mut parts = Vec::new();
-    for (number, (_, part)) in spec.sublayers(layer).enumerate() {
+    for (number, (_, part)) in spec.places(layer).enumerate() {
         let dims = dims_of(spec, space, part, layer);
         let mut choices = widths(space, &dims, shares);
         if shares.contains(&0.0) {

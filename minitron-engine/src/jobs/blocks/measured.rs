@@ -120,7 +120,7 @@ impl Measured<'_> {
 }
 
 fn whole_layer(trials: &LayerTrials) -> Result<f64> {
-    let n_parts = trials.spec().sublayers(trials.layer()).count();
+    let n_parts = trials.spec().places(trials.layer()).count();
     (0..n_parts).map(|part| trials.time_part(None, part)).sum()
 }
 
