@@ -379,3 +379,59 @@ fn a_pruned_llama_is_written_apart_and_says_who_loads_it() {
         assert!(error.to_string().contains("--layers-apart"), "{error}");
     });
 }
+
+/// As published: widths by multipliers, key/value heads that differ, a layer without attention.
+#[test]
+fn a_published_form_is_read_layer_by_layer() {
+    let mut value = tiny_decilm();
+    value["hidden_size"] = json!(64);
+    value["head_dim"] = json!(16);
+    let block = |group: Value, times: Value| {
+        let (no_group, no_width) = (group.is_null(), times.is_null());
+        json!({
+            "attention": { "n_heads_in_group": group, "no_op": no_group, "num_sink_tokens": null,
+                "replace_with_linear": false, "sparsify": null, "unshifted_sink": false,
+                "window_length": null },
+            "ffn": { "ffn_mult": times, "no_op": no_width, "replace_with_linear": false,
+                "sparsify": null },
+        })
+    };
+    let blocks = [
+        block(json!(4), json!(5.25)),
+        block(json!(2), json!(12.5)),
+        block(Value::Null, json!(1.0)),
+    ];
+    value["block_configs"] = json!(blocks);
+    let model = Model::new(&value, 3).unwrap();
+    let spec = &model.spec;
+    // 2 · 5.25 · 64 / 3 is 224, the next 533.
+    let widths = ["mlp.0", "mlp.1", "mlp.2"].map(|name| spec.dims[name].size);
+    assert_eq!(widths, [256, 768, 256]);
+    assert_eq!(
+        (spec.dims["kv_heads.0"].size, spec.dims["kv_heads.1"].size),
+        (1, 2)
+    );
+    assert!(!spec.dims.contains_key("heads.2") && !spec.dims.contains_key("kv_heads.2"));
+    let embeddings = 2 * 61 * 64 + 64;
+    let attention = |n_kv_heads: u64| 64 + 2 * 64 * 64 + 2 * 64 * 16 * n_kv_heads;
+    let mlp = |width: u64| 64 + 3 * 64 * width;
+    let n_params = embeddings + attention(1) + attention(2) + mlp(256) + mlp(768) + mlp(256);
+    assert_eq!(spec.n_params(), n_params);
+    assert_eq!(
+        spec.kv_cache_bytes_at(&Sizes::new(), 10, 1),
+        2 * 10 * 2 * 16 * 3
+    );
+    let plan = plan(
+        spec,
+        &[("mlp.1", 0..512), ("heads.1", 0..0), ("hidden", 0..32)],
+    );
+    let student = Student::new(&model.source, spec, &plan).unwrap();
+    let found = student.config.to_value()["block_configs"].clone();
+    assert_eq!(found[0]["attention"]["n_heads_in_group"], 4);
+    assert_eq!(found[0]["attention"]["window_length"], Value::Null);
+    assert_eq!(found[0]["ffn"]["ffn_mult"], json!(12.0));
+    assert_eq!(found[1]["ffn"]["ffn_mult"], json!(24.0));
+    assert_eq!(found[1]["attention"]["no_op"], true);
+    let outputs = logits(&student.view, &student.spec);
+    assert_eq!(outputs.isfinite().all().int64_value(&[]), 1);
+}

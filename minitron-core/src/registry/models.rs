@@ -26,6 +26,8 @@ impl ModelFolder {
     pub fn open_with_layers_apart(dir: &Path, registry: &Registry) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(dir)?;
         let mut family = registry.architecture_for(&checkpoint.config)?;
+        // What its own family refuses is refused in its words.
+        ModelSpec::of(&family, &CheckpointInfo::config_alone(&checkpoint.config))?;
         if let Some(config) = family.with_layers_apart(&checkpoint.config) {
             family = registry.architecture_for(&config)?;
             checkpoint.config = config;

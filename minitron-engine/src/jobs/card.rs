@@ -11,7 +11,7 @@ use minitron_core::error::Result;
 use minitron_core::files::read_text;
 use minitron_core::output::write_atomic;
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{ModelSpec, Sizes};
+use minitron_core::spec::{ModelSpec, Sizes, split_dim};
 
 /// The card's file.
 const FILE: &str = "README.md";
@@ -180,9 +180,11 @@ fn sizes(student: &ModelSpec, before: Option<&Before>) -> String {
         student.n_params(),
     )];
     for (kind, size) in student.sizes() {
-        let earlier = before
-            .and_then(|before| before.sizes.get(&kind))
-            .map(|&size| size as u64);
+        // Of a layer's own dim that of its kind, where layers were alike.
+        let sizes = before.map(|before| &before.sizes);
+        let size_of = |name: &str| sizes.and_then(|sizes| sizes.get(name));
+        let earlier = size_of(&kind).or_else(|| size_of(split_dim(&kind).0));
+        let earlier = earlier.map(|&size| size as u64);
         rows.push((kind, earlier, size as u64));
     }
     let has_both = before.is_some();

@@ -10,6 +10,7 @@ use super::maps::HeatMap;
 use super::read_json;
 use minitron_core::error::Result;
 use minitron_core::plan::{Cut, Explained, Plan};
+use minitron_core::spec::split_dim;
 
 const PLAN: &str = "plan.json";
 
@@ -96,7 +97,13 @@ impl Pruning {
     /// `Data` when it is no plan.
     pub(super) fn read(dir: &Path, name: &str) -> Result<Self> {
         let recorded: Recorded = read_json(&dir.join(PLAN))?;
-        let source = |axis: &str| recorded.sizes_source.get(axis).copied();
+        let all = &recorded.sizes_source;
+        // Of a layer's own dim that of its kind, where layers of the source are alike.
+        let source = |axis: &str| {
+            all.get(axis)
+                .or_else(|| all.get(split_dim(axis).0))
+                .copied()
+        };
         let mut sizes = Vec::new();
         for (axis, student) in recorded.plan.sizes() {
             sizes.push(SizeChange {

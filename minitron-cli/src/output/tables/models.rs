@@ -30,6 +30,9 @@ pub fn inspect_table(report: &Value) -> String {
     for (kind, size) in entries(&report["dims"]).filter(|(_, size)| size.as_u64() != Some(0)) {
         table.add_row([kind.clone(), word(size), legal_sizes(report, kind)]);
     }
+    for (kind, sizes) in entries(&report["by_layer"]) {
+        table.add_row([format!("  {kind} by layer"), String::new(), in_runs(sizes)]);
+    }
     let memory = &report["memory"];
     let weights = bytes(memory["weights_bytes"].as_u64().unwrap_or(0));
     let weights = format!("{weights} ({})", word(&memory["dtype"]));
@@ -54,6 +57,18 @@ pub fn inspect_table(report: &Value) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string() + &clients(report)
+}
+
+/// Sizes of layers in their order, equal ones behind each other once: `28672 (3), 0, 14336 (2)`.
+fn in_runs(sizes: &Value) -> String {
+    let sizes: Vec<&Value> = listed(sizes).collect();
+    let runs = sizes.chunk_by(|one, next| one == next);
+    let words = runs.map(|run| match run {
+        [one] => word(one),
+        [one, ..] => format!("{} ({})", word(one), run.len()),
+        [] => String::new(),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// What sizes a dim can be pruned to.
@@ -140,8 +155,11 @@ pub fn blocks_table(report: &Value) -> String {
 /// `prune`: sizes before and after.
 pub fn plan_table(report: &Value) -> String {
     let mut table = table(&["", "source", "student", "kept"]);
-    for (kind, student) in entries(&report["sizes"]) {
-        table.add_row(plan_row(kind, &report["sizes_source"][kind], student));
+    let source = &report["sizes_source"];
+    for (name, student) in entries(&report["sizes"]) {
+        // A layer's own where layers of the source are alike.
+        let before = source.get(name).unwrap_or(&source[split_dim(name).0]);
+        table.add_row(plan_row(name, before, student));
     }
     let (source, student) = (&report["n_params_source"], &report["n_params"]);
     table.add_row(plan_row("parameters", source, student));
