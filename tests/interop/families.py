@@ -245,12 +245,16 @@ def count(config):
     if head is not None:
         tables |= {id(head.weight), id(head.bias)}
     sizes = {id(p): (name, p.numel()) for name, p in model.named_parameters()}
+    # What routers are corrected by is a buffer, which files hold as they hold weights.
+    stored = model.state_dict()
+    sizes |= {id(b): (name, b.numel()) for name, b in model.named_buffers() if name in stored}
     # Of a model with a tower, the language model is what can be pruned.
     text = {i: n for i, (name, n) in sizes.items() if not name.startswith(TOWERS)}
     # Of a layer's experts a token goes through a few.
     experts = sum(n for name, n in sizes.values() if ".experts." in name)
     settings = model.config.get_text_config()
-    n_experts = getattr(settings, "num_local_experts", None) or getattr(settings, "num_experts", 1)
+    counts = (getattr(settings, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts"))
+    n_experts = next(filter(None, counts), 1)
     n_idle = n_experts - (getattr(settings, "num_experts_per_tok", 1) if experts else n_experts)
     return {
         "whole": sum(n for _, n in sizes.values()),

@@ -71,6 +71,7 @@ impl Architecture for Decilm {
         }
         limits.extend(of_narrower_heads(spec, sizes));
         limits.extend(begins_without_attention(spec, sizes));
+        limits.extend(attends_without_mlp(spec, sizes));
         limits
     }
 }
@@ -146,11 +147,29 @@ fn odd_width(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
 
 /// Of vLLM, where a first layer without attention leaves it without a residual.
 fn begins_without_attention(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
-    let mut first = spec.places(0);
-    let is_absent = first.next().is_some_and(|(_, part)| part.mixer.is_absent());
-    let is_to_go = sizes.get(&dim_of_layer(HEADS, 0)) == Some(&0);
     let message = "it fails where the first layer has no attention; keep heads.0";
-    (is_absent || is_to_go).then(|| ClientLimit::new(VLLM, message))
+    let has_attention = has_part(spec, 0, (0, HEADS), sizes);
+    (!has_attention).then(|| ClientLimit::new(VLLM, message))
+}
+
+/// Of llama.cpp, which passes over the attention of a layer without an MLP, and says nothing.
+fn attends_without_mlp(spec: &ModelSpec, sizes: &Sizes) -> Option<ClientLimit> {
+    let mut layers = 0..spec.n_layers();
+    let layer = layers.find(|&layer| {
+        has_part(spec, layer, (0, HEADS), sizes) && !has_part(spec, layer, (1, MLP), sizes)
+    })?;
+    let message = format!(
+        "its numbers are wrong where a layer has attention and no MLP, as layer {layer}: it leaves \
+         that attention out; keep some of mlp.{layer}, or let heads.{layer} go too"
+    );
+    Some(ClientLimit::new(LLAMA_CPP, message))
+}
+
+/// Whether a layer has a part at these sizes: its place, and the kind that measures it.
+fn has_part(spec: &ModelSpec, layer: usize, (place, kind): (usize, &str), sizes: &Sizes) -> bool {
+    let part = spec.places(layer).nth(place);
+    let is_there = part.is_some_and(|(_, part)| !part.mixer.is_absent());
+    is_there && sizes.get(&dim_of_layer(kind, layer)) != Some(&0)
 }
 
 /// The config of a model with Llama's blocks in this family's words; none where it lacks a size.
