@@ -97,7 +97,25 @@ impl Measured<'_> {
         for (choice, distance) in all.zip(distances) {
             (choice.kl, choice.error) = (distance.kl, distance.error);
         }
+        for LayerPart { block, .. } in &mut parts {
+            self.leave_out(block);
+        }
         Ok(parts.into_iter().map(|part| part.block).collect())
+    }
+
+    /// Sizes at which the model's numbers overflow are none to choose.
+    fn leave_out(&self, block: &mut BlockChoices) {
+        let is_finite =
+            |choice: &BlockChoice| choice.error.is_finite() && choice.kl.is_none_or(f64::is_finite);
+        for choice in block.choices.iter().filter(|choice| !is_finite(choice)) {
+            let (layer, part) = (block.layer, &block.part);
+            let message = format!(
+                "layer {layer}, {part}: at {:?} the model's numbers are not finite; left out",
+                choice.sizes
+            );
+            self.context.progress.warn(&message);
+        }
+        block.choices.retain(is_finite);
     }
 
     /// A student with one smaller part, reconstructed, and its time.

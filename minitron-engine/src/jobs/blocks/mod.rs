@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use self::measured::{Measured, Partial};
 use super::context::{Context, at_least_1};
 use super::identity::identity_of;
-use super::prune::memory::WaitingRoom;
+use super::prune::memory::{Forecast, WaitingRoom};
 use super::prune::planning::{scores_of, space_of};
 use super::score::scores_path;
 use minitron_core::checkpoint::Identity;
@@ -24,6 +24,7 @@ use minitron_core::output::{OutputDir, OutputLock};
 use minitron_core::plan::{BlockScores, Rankings};
 use minitron_core::progress::Silent;
 use minitron_core::registry::PluginSpec;
+use minitron_core::spec::ModelFolder;
 use minitron_core::windows::Windows;
 
 /// The table in a stage's folder.
@@ -70,10 +71,7 @@ pub fn blocks(context: &Context, options: &BlocksOptions, out: &Path) -> Result<
     let windows = windows.ok_or_else(|| Error::Recipe("data: no text to measure on".into()))?;
     let identity = identity(context, options, (&own, &scores_file), &windows)?;
     ranks.same("blocks", &identity)?;
-    let room = options
-        .max_memory
-        .map(|_| WaitingRoom::open(context, Some(out)));
-    let room = room.transpose()?;
+    let room = bounded(context, options, (&folder, &windows), out)?;
     let others = (&ranks as _, room.as_ref().map(WaitingRoom::path));
     let quiet = Context {
         progress: &Silent,
@@ -101,6 +99,25 @@ pub fn blocks(context: &Context, options: &BlocksOptions, out: &Path) -> Result<
     };
     ranks.first(|| scores.save(out).and_then(|()| Partial::forget(out)))?;
     Ok(report(&scores, out, begin.elapsed().as_secs_f64()))
+}
+
+/// Where streams wait if memory is bounded.
+///
+/// # Errors
+/// `Recipe` where the limit is too small; `Io`.
+fn bounded(
+    context: &Context,
+    options: &BlocksOptions,
+    (folder, windows): (&ModelFolder, &Windows),
+    out: &Path,
+) -> Result<Option<WaitingRoom>> {
+    let Some(limit) = options.max_memory else {
+        return Ok(None);
+    };
+    let n_windows = options.reconstruction.batch_size.min(windows.len());
+    let n_tokens = (n_windows * windows.width()) as u64;
+    Forecast::new(context, (folder, &folder.spec), n_tokens).check(context, limit)?;
+    WaitingRoom::open(context, Some(out)).map(Some)
 }
 
 /// The table must not take the place of a folder, nor of what is read.

@@ -37,7 +37,7 @@ pub struct BlocksOptions {
     /// Which metric decides, by kind of dim.
     #[arg(skip)]
     pub by: BTreeMap<String, String>,
-    /// Streams wait in a folder beside the output, and not in memory.
+    /// Memory that the process may take, `1GiB`: what is held of the text waits beside the output.
     #[arg(long)]
     #[schemars(extend("decides" = false))]
     pub max_memory: Option<Bytes>,

@@ -71,7 +71,7 @@ impl Drop for WaitingRoom {
 
 /// What a reconstruction takes at most beside the program, while streams and replaced weights wait
 /// in a folder.
-pub(super) struct Forecast {
+pub(crate) struct Forecast {
     /// A layer as it was turned, and the basis.
     turned: u64,
     /// A batch on its way through a layer, the layer of teacher and student, and sums.

@@ -116,6 +116,14 @@ impl PruneOptions {
             let message = format!("rounds: expected at most {MAX_ROUNDS}, got {n}");
             return Err(Error::Recipe(message));
         }
+        let is_planned = self.plan.is_some() || self.rounds > 1;
+        if self.blocks.is_some() && is_planned || self.times.is_some() && self.blocks.is_none() {
+            return Err(Error::Recipe(
+                "blocks, times: blocks choose sizes once, by scores, and times are theirs; leave \
+                 them out beside plan and rounds"
+                    .into(),
+            ));
+        }
         if self.plan.is_none() && self.scores.is_none() {
             return Err(Error::Recipe(
                 "scores: needed to rank by; `minitron score` writes them".into(),
