@@ -356,7 +356,7 @@ fn a_pruned_llama_is_written_apart_and_says_who_loads_it() {
             .iter()
             .filter_map(|limit| limit["client"].as_str())
             .collect();
-        assert_eq!(clients, ["transformers", "llama.cpp", "vLLM"]);
+        assert_eq!(clients, ["transformers", "llama.cpp", "vLLM", "llama.cpp"]);
         assert_eq!(files.value("out/plan.json")["clients"], report["clients"]);
         let card = String::from_utf8(files.bytes("out/README.md")).unwrap();
         assert!(card.contains("- transformers: this is a DeciLM"), "{card}");

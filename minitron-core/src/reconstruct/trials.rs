@@ -227,7 +227,7 @@ impl LayerTrials<'_> {
         let state = streams.states.before(0, 0)?;
         self.median(&mut || {
             let sum_bte = block.added(part, state.stream(), context, &mut NoTap)?;
-            Ok(block.settle(part, sum_bte)?)
+            block.settle(part, sum_bte)
         })
     }
 

@@ -89,10 +89,9 @@ impl Inputs<'_, '_> {
             *plan = self.recipe_dir.join(&*plan);
             self.file(plan)?;
         }
-        for table in [&mut options.blocks, &mut options.times] {
-            if let Some(table) = table {
-                self.written(table, blocks_path)?;
-            }
+        let tables = [&mut options.blocks, &mut options.times];
+        for table in tables.into_iter().flatten() {
+            self.written(table, blocks_path)?;
         }
         self.specs(&mut options.metrics)?;
         self.reconstruction(&mut options.reconstruction)

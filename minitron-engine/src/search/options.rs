@@ -47,8 +47,8 @@ pub struct SearchOptions {
     #[arg(long)]
     #[schemars(extend("by_content" = true))]
     pub blocks: Option<String>,
-    /// Layers may differ: a Llama's student is written as a DeciLM with block_configs, for llama.cpp
-    /// and vLLM, not for stock transformers.
+    /// Layers may differ: a Llama's student is a DeciLM with block_configs, for llama.cpp and vLLM,
+    /// not for stock transformers.
     #[arg(long)]
     pub layers_apart: bool,
     /// Sizes to try by kind (`hidden`, `mlp`, `heads`, `kv_heads`, `layers`), and `mlp_factor`,

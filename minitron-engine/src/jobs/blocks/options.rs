@@ -23,8 +23,8 @@ pub struct BlocksOptions {
     /// Shares of a part's size to try; 0 leaves the part out, where the family can say so.
     #[arg(long, value_delimiter = ',', default_values_t = Self::default().shares)]
     pub shares: Vec<f64>,
-    /// Layers may differ: a Llama's student is written as a DeciLM with block_configs, for llama.cpp
-    /// and vLLM, not for stock transformers.
+    /// Layers may differ: a Llama's student is a DeciLM with block_configs, for llama.cpp and vLLM,
+    /// not for stock transformers.
     #[arg(long)]
     pub layers_apart: bool,
     /// Time every part at every size too, on one batch of the text.
