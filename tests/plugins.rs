@@ -811,7 +811,7 @@ fn recipes_are_checked_before_they_run_and_described_by_a_schema() {
             .as_array()
             .unwrap()
             .len(),
-        7
+        8
     );
 }
 
