@@ -263,9 +263,9 @@ mod tests {
         let names: Vec<&str> = naming.iter().map(|(option, _)| option.as_str()).collect();
         let expected = [
             "metrics",
-            "allocator",
             "axes",
             "reconstruct",
+            "allocator",
             "losses",
             "evaluators",
         ];

@@ -12,6 +12,7 @@ use super::options::{Found, SearchOptions};
 use super::prepare::{eval_windows, losses, reconstruction, refuse};
 use super::record::{Entry, SearchRecord};
 use crate::data::DataLoader;
+use crate::jobs::blocks::blocks_path;
 use crate::jobs::card::name_of;
 use crate::jobs::context::Context;
 use crate::jobs::identity::identity_of;
@@ -147,10 +148,17 @@ impl<'a> Field<'a> {
             let nothing = [decide_nothing(&schema), by_content(&schema)].concat();
             options.retain(|key, _| !nothing.contains(key));
         }
+        let blocks = self
+            .options
+            .blocks
+            .as_deref()
+            .map(blocks_path)
+            .transpose()?;
+        let blocks = blocks.as_deref().map(digest::of_file).transpose()?;
         let inputs = json!([
             env!("CARGO_PKG_VERSION"),
             deciding,
-            scores,
+            [Some(scores), blocks.as_deref()],
             self.identity(loader, "")?,
             self.context.seed,
             self.reconstruct_windows.as_ref().map(Windows::digest),
@@ -239,7 +247,14 @@ mod tests {
     #[test]
     fn what_decides_a_search_is_all_but_files_by_name_and_what_changes_no_result() {
         let schema = inlined::<SearchOptions>();
-        let files = ["model", "scores", "teacher_cache", "data", "eval_data"];
+        let files = [
+            "model",
+            "scores",
+            "blocks",
+            "teacher_cache",
+            "data",
+            "eval_data",
+        ];
         assert_eq!(by_content(&schema), files);
         assert!(decide_nothing(&schema).contains(&"max_memory".to_owned()));
     }

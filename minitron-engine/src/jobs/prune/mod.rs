@@ -10,7 +10,7 @@ pub use options::PruneOptions;
 pub use reconstruction::ReconstructOptions;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ use self::errors::with_errors;
 use self::memory::{Forecast, WaitingRoom, within};
 use self::planning::{Decision, decide};
 use self::reconstruction::note;
+use crate::jobs::blocks::blocks_path;
 use crate::jobs::card::{Before, Card, facts, name_of};
 use crate::jobs::clients;
 use crate::jobs::context::Context;
@@ -208,11 +209,16 @@ fn agreed_identity(
         return Ok(own);
     }
     let mut settings = serde_json::to_value(options).unwrap_or_default();
-    for place in ["model", "scores", "plan", "data"] {
+    for place in ["model", "scores", "plan", "data", "blocks", "times"] {
         settings[place] = Value::Null;
     }
     let scores = options.scores.as_deref().map(scores_path).transpose()?;
+    let tables = [&options.blocks, &options.times].into_iter().flatten();
+    let tables: Vec<PathBuf> = tables
+        .map(|path| blocks_path(path))
+        .collect::<Result<_>>()?;
     let files = scores.as_deref().into_iter().chain(options.plan.as_deref());
+    let files = files.chain(tables.iter().map(PathBuf::as_path));
     let digests: Vec<String> = files.map(digest::of_file).collect::<Result<_>>()?;
     let identity = json!({
         "model": own.to_metadata(),
@@ -232,6 +238,8 @@ fn claim(options: &PruneOptions, folder: &ModelFolder, out: &Path) -> Result<Out
         Some(folder.checkpoint.dir.as_path()),
         options.plan.as_deref(),
         options.scores.as_deref().map(Path::new),
+        options.blocks.as_deref().map(Path::new),
+        options.times.as_deref().map(Path::new),
     ];
     OutputDir::refuse_inputs(out, inputs.into_iter().flatten())?;
     OutputLock::of(out)
