@@ -283,6 +283,17 @@ fn widths_of_layers_are_measured_planned_by_and_searched() {
         shares: vec![0.5, 0.25, 0.0],
         ..options(&here)
     };
+    let alike = BlocksOptions {
+        layers_apart: false,
+        shares: vec![0.5],
+        ..options.clone()
+    };
+    let error = measure(&here, &alike, "alike.json").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("--layers-apart describes it so that layers may differ")
+    );
     measure(&here, &options, "blocks.json").unwrap();
     let table = BlockScores::load(&here.at("blocks.json")).unwrap();
     let parts: Vec<&str> = table

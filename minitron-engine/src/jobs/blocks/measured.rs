@@ -64,11 +64,14 @@ impl Measured<'_> {
         if layers.any(|layer| !choices(spec, self.space, layer, shares).is_empty()) {
             return Ok(());
         }
-        Err(Error::Recipe(
+        let way = match spec.may_be_apart() {
+            true => "; --layers-apart describes it so that layers may differ",
+            false => "",
+        };
+        Err(Error::Recipe(format!(
             "blocks: nothing of this model may be smaller in one layer than in another at these \
-             shares: its config has one number for all layers, and layers go at share 0 alone"
-                .into(),
-        ))
+             shares: its config has one number for all layers, and layers go at share 0 alone{way}"
+        )))
     }
 
     /// The layer whose turn it is.
