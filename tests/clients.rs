@@ -1102,17 +1102,7 @@ const LOG_PROBABILITIES: f64 = 2e-3;
 #[test]
 #[ignore = "slow: installs node-llama-cpp and Python packages"]
 fn a_pruned_reconstructed_and_distilled_model_is_the_same_in_llama_cpp() {
-    let data = (
-        shared("models/stories260K"),
-        shared("text/tinystories_800.jsonl"),
-    );
-    let packages = ["gguf", "sentencepiece"];
-    let (((Some(teacher), Some(text)), Some((node, source))), Some(python)) =
-        ((data, llama_cpp()), python_with(&packages))
-    else {
-        println!(
-            "absent, not tested: npm, the Python of `make test`, their registries, or the data"
-        );
+    let Some((client, teacher, text)) = LlamaCpp::with_stories() else {
         return;
     };
     let work = tempfile::tempdir().unwrap();
@@ -1174,11 +1164,6 @@ fn a_pruned_reconstructed_and_distilled_model_is_the_same_in_llama_cpp() {
         "--out",
         &at("student"),
     ]);
-    let client = LlamaCpp {
-        node,
-        source,
-        python,
-    };
     let (model, tokenizer) = with_tokenizer(&work.path().join("student"));
     let ids = story(&text, &tokenizer);
     let (prompt, n_tokens) = ("Once upon a time", 32);
@@ -1215,23 +1200,8 @@ fn a_pruned_reconstructed_and_distilled_model_is_the_same_in_llama_cpp() {
 #[test]
 #[ignore = "slow: installs node-llama-cpp and Python packages"]
 fn layers_that_differ_are_the_same_in_llama_cpp() {
-    let data = (
-        shared("models/stories260K"),
-        shared("text/tinystories_800.jsonl"),
-    );
-    let packages = ["gguf", "sentencepiece"];
-    let (((Some(teacher), Some(text)), Some((node, source))), Some(python)) =
-        ((data, llama_cpp()), python_with(&packages))
-    else {
-        println!(
-            "absent, not tested: npm, the Python of `make test`, their registries, or the data"
-        );
+    let Some((client, teacher, text)) = LlamaCpp::with_stories() else {
         return;
-    };
-    let client = LlamaCpp {
-        node,
-        source,
-        python,
     };
     let config = fs::read(teacher.join("config.json")).unwrap();
     let mut config: Value = serde_json::from_slice(&config).unwrap();
@@ -1279,6 +1249,29 @@ struct LlamaCpp {
 }
 
 impl LlamaCpp {
+    /// Installed, beside a model of stories and some of them; what is absent is said.
+    fn with_stories() -> Option<(Self, PathBuf, PathBuf)> {
+        let data = (
+            shared("models/stories260K"),
+            shared("text/tinystories_800.jsonl"),
+        );
+        let packages = ["gguf", "sentencepiece"];
+        let (((Some(teacher), Some(text)), Some((node, source))), Some(python)) =
+            ((data, llama_cpp()), python_with(&packages))
+        else {
+            println!(
+                "absent, not tested: npm, the Python of `make test`, their registries, or the data"
+            );
+            return None;
+        };
+        let client = LlamaCpp {
+            node,
+            source,
+            python,
+        };
+        Some((client, teacher, text))
+    }
+
     /// Converts a model in a folder and asks it, as `llama.mjs` says.
     fn ask(&self, dir: &Path, model: &str, asked: &Value) -> Value {
         let at = |name: &str| dir.join(name).display().to_string();

@@ -111,6 +111,12 @@ impl Allocator for Knapsack {
         // One more, since that without any layer is none.
         let mut chosen = cheapest(&items, &needs, self.n_plans.max(1).saturating_add(1));
         chosen.retain(|choice| table.has_layers(spec, choice));
+        // What parts save adds up; that a plan is within its budgets is counted all the same.
+        chosen.retain(|choice| {
+            let picked = table.picked(choice);
+            let sizes = table.sizes(spec, &picked);
+            budgets.iter().all(|budget| budget.holds(&sizes, &picked))
+        });
         chosen.truncate(self.n_plans.max(1));
         if chosen.is_empty() {
             return Err(unreachable(&items, &budgets, &whole));

@@ -15,6 +15,13 @@ pub(super) struct Budget<'a> {
     pub most: f64,
 }
 
+impl Budget<'_> {
+    /// Whether a model keeps it, but for rounding.
+    pub fn holds(&self, sizes: &SizeMap, picked: &[Picked]) -> bool {
+        self.measure.of(sizes, picked) <= self.most * (1.0 + 1e-9) + 1e-9
+    }
+}
+
 /// What is counted of a model.
 pub(super) enum Measure<'a> {
     Params(&'a ModelSpec),
