@@ -6,7 +6,7 @@
 `seeds`: the plain cut beside `prune --data`, calibrated on three texts of 16K tokens. `texts`: 2K, 16K and 128K tokens of the same
 kind of text and of another; `texts-distilled`: the same after 40K tokens of distillation. `ingredients`: each part of the
 reconstruction taken away in turn. `depth`: 8 to 5 layers. `held-out`: other sizes, calibrations and texts than those above, chosen
-before they were run. `tokens`: how much distillation the reconstructed student needs until it is where the plain cut comes with 400K
+before they were run. `apart`: half of all parameters by layers that differ, on as many channels as serve a fifth of the training text best. `tokens`: how much distillation the reconstructed student needs until it is where the plain cut comes with 400K
 tokens.
 Drives the command line; KL to the original and loss in nats on 64 windows of 256 held-out tokens. A cell that is in WORK/cells.json is
 not run again. Markdown goes to stdout.
@@ -25,6 +25,8 @@ VALID = DATA / "text/wikitext-2/wiki.valid.tokens"
 OTHER = DATA / "text/classics/bleak_house.txt"
 UNSEEN = DATA / "eval/lambada_openai_test_even.jsonl"
 SEQ_LEN = 256
+# Of the text before the part that chooses; the tables' own text measures.
+APART_SAMPLES, APART_CHANNELS = 512, [152, 160, 168, 176, 184]
 AXES = ["--axis", "hidden", "--axis", "depth", "--axis", "mlp:multiple_of=16"]
 HALF = {"prose-llama": ["--hidden", "160", "--mlp", "496"], "prose-nemotron": ["--hidden", "160", "--mlp", "464"]}
 DEEP = {"prose-llama": ["--layers", "5"]}
@@ -57,17 +59,22 @@ class Table:
             sys.exit(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
         return json.loads(done.stdout)
 
-    def scores(self, model, data=TRAIN):
-        path = self.a.work / (f"{model}.safetensors" if data == TRAIN else f"{model}-{data.stem}.safetensors")
+    def scores(self, model, data=TRAIN, samples=64):
+        name = model if data == TRAIN else f"{model}-{data.stem}"
+        path = self.a.work / f"{name}{'' if samples == 64 else f'-{samples}'}.safetensors"
         if not path.exists():
-            self.minitron("score", DATA / "models" / model, "--data", data, "--samples", 64, "--seq-len", SEQ_LEN, "--out", path)
+            self.minitron("score", DATA / "models" / model, *text(data, samples), "--out", path)
         return path
 
     def pruned(self, name, model, sizes, words, scored_on=TRAIN):
         """The folder of a student that is pruned so."""
+        return self.pruned_so(name, model, self.scores(model, scored_on), [*AXES, *sizes, *words])
+
+    def pruned_so(self, name, model, scores, words):
+        """The folder of a student that these scores and options make."""
         out = self.a.work / "pruned" / slug(name)
         if not out.exists():
-            self.minitron("prune", DATA / "models" / model, "--scores", self.scores(model, scored_on), *AXES, *sizes, *words, "--out", out)
+            self.minitron("prune", DATA / "models" / model, "--scores", scores, *words, "--out", out)
         return out
 
     def distilled(self, name, model, student, tokens, lr, seed=0):
@@ -199,6 +206,37 @@ def held_out(table):
             print(f"| {2 * idx + 1}/6 | {label} | " + " | ".join(f"{cell['kl']:.4f}, loss {cell['loss']:.4f}" for cell in found) + " |", flush=True)
 
 
+def apart(table):
+    """Layers that differ; what chooses the number of channels is neither calibrated on nor measured."""
+    model = "prose-llama"
+    axes = [word for axis in ["hidden:multiple_of=8", "mlp:multiple_of=8", "heads", "kv_heads", "depth"] for word in ("--axis", axis)]
+    scores, blocks = table.scores(model, samples=256), table.a.work / f"{model}-blocks.json"
+    if not blocks.exists():
+        words = ["--layers-apart", "--scores", scores, *axes, *text(TRAIN, 64)]
+        table.minitron("blocks", DATA / "models" / model, *words, "--out", blocks)
+    chooser = ("--data", excerpt(table, "last-fifth", TRAIN, 0.8, 1))
+
+    def student(place, channels):
+        """Its name, and what makes it."""
+        calibration = excerpt(table, f"apart-{place}", TRAIN, place * 0.8 / 3, (place + 1) * 0.8 / 3)
+        words = [*axes, "--layers-apart", "--blocks", blocks, "--hidden", channels, "--ratio", 0.5, *text(calibration, APART_SAMPLES)]
+        name = f"apart/{place}/{channels}"
+        return name, lambda: table.pruned_so(name, model, scores, words)
+
+    print("\n| channels | parameters | KL on the text that chooses |\n|---|---|---|")
+    found = {}
+    for channels in APART_CHANNELS:
+        name, make = student(0, channels)
+        cell = table.measured(f"{name}/chooses", model, make, chooser)
+        found[channels] = cell["kl"]
+        print(f"| {channels} | {cell['n_params']:,} | {cell['kl']:.4f} |", flush=True)
+    best = min(found, key=found.get)
+    print(f"\n| {best} channels, calibrated in | KL |\n|---|---|")
+    for place in range(3):
+        name, make = student(place, best)
+        print(f"| part {place + 1} of 3 | {table.measured(name, model, make)['kl']:.4f} |", flush=True)
+
+
 def shapes():
     """Label, model, sizes, and the names of the plain and of the reconstructed student of each shape."""
     halves = [(f"half of {model}", model, sizes, f"{model}/plain", f"{model}/same-64") for model, sizes in HALF.items()]
@@ -230,6 +268,7 @@ def main():
         "ingredients": ingredients,
         "depth": depth,
         "held-out": held_out,
+        "apart": apart,
         "tokens": tokens,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1883,6 +1883,11 @@ fn rounds_score_the_student_of_the_round_before() {
     );
     assert_eq!(once["sizes"], thrice["sizes"]);
     assert_ne!(once["kept"], thrice["kept"]);
+    // The default metrics include one of layers, of which there is none to choose here.
+    let axes = [
+        "--axis", "mlp", "--axis", "hidden", "--rounds", "2", "--out", "@twice",
+    ];
+    shell.json(&[&prune[..], &text, &axes].concat());
     shell.json(&["eval", "@thrice", "--data", "@text.txt", "--seq-len", "16"]);
 }
 

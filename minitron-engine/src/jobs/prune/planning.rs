@@ -9,7 +9,7 @@ use crate::jobs::blocks::blocks_path;
 use crate::jobs::context::Context;
 use crate::jobs::identity::Artefact;
 use crate::jobs::score::{metrics, scores_path};
-use crate::score;
+use crate::score::{self, Metric};
 use minitron_core::calibrate::Scores;
 use minitron_core::checkpoint::{Identity, TensorSource};
 use minitron_core::contract::{Allocator, Axis};
@@ -234,7 +234,13 @@ impl Rounds<'_> {
         inputs.ranks = self.context.ranks;
         inputs.batch_size = self.options.reconstruction.batch_size.max(1);
         inputs.max_memory = self.options.max_memory.map(|bytes| bytes.0);
-        let scores = score::score(&inputs, metrics(self.context, &self.options.metrics)?)?;
+        let mut metrics = metrics(self.context, &self.options.metrics)?;
+        if self.options.metrics.is_empty() {
+            // The defaults serve every axis; those named here may be fewer.
+            let scores_some = |m: &Metric| groups.iter().any(|g| m.importance.need(g).is_some());
+            metrics.retain(scores_some);
+        }
+        let scores = score::score(&inputs, metrics)?;
         let rankings = Rankings::new(&scores, &groups, &self.options.by)?;
         let mut space = space_of(spec, self.axes, self.options.square)?;
         // What is legal for the source is legal on the way there, whatever steps a narrower model
