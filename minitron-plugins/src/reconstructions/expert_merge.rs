@@ -18,7 +18,7 @@ use merging::Merging;
 /// o_j  = mean of E_j(x) over tokens x              what expert j gives by itself
 /// k(d) = argmax over kept k of cos(o_d, o_k)       where a dropped expert d goes
 /// P_d  = argmax over permutations P of ⟨W_k, P·W_d⟩
-/// W_k := Σ n_j · P_j·W_j / Σ n_j                   over k, of which P is 1, and all d that go there
+/// W_k := Σ n_j · P_j·W_j / Σ n_j                   over k, whose P is 1, and all d that go there
 /// ```
 /// with a row of W for each neuron (gate, up, down, biases), and n_j the tokens that the teacher's
 /// router sends to expert j. An expert without any has no weight. P is exact, by linear assignment.
