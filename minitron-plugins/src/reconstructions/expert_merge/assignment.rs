@@ -142,7 +142,7 @@ mod tests {
             let scale = [1.0, 3.0, 1e6][round % 3];
             let scores: Vec<f64> = (0..n * n)
                 .map(|_| {
-                    let x = (random.next() % 2001) as f64 / 1000.0 - 1.0;
+                    let x = random.below(2001) as f64 / 1000.0 - 1.0;
                     if scale == 3.0 {
                         (x * scale).round()
                     } else {
