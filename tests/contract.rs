@@ -97,6 +97,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
         Kind::Reconstruction,
         &[
             "bias_compensation",
+            "expert_merge",
             "head_merge",
             "least_squares",
             "rotation",

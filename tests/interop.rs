@@ -365,6 +365,57 @@ impl Gradient {
     }
 }
 
+/// Their outputs, who is merged into whom, the alignment of neurons and the averages.
+#[test]
+fn merged_experts_are_those_of_pytorch() {
+    if python().is_none() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    for name in ["qwen2_moe_shared", "mixtral_windowed", "gpt_oss_windowed"] {
+        let ids = some_ids(5, 12, 28, 5).unwrap();
+        let (tokens, inputs) = (work.path().join("ids.bin"), work.path().join("ids"));
+        let flat: Vec<i64> = Vec::try_from(ids.view([-1])).unwrap();
+        let bytes: Vec<u8> = flat
+            .iter()
+            .flat_map(|&id| (id as u16).to_le_bytes())
+            .collect();
+        fs::write(&tokens, bytes).unwrap();
+        let mut source = MemorySource::default();
+        source.insert("input_ids", &ids).unwrap();
+        write_tensors(&inputs, &source).unwrap();
+        let scores = work.path().join(format!("{name}.safetensors"));
+        let scoring = ScoreOptions {
+            model: fixture(name).display().to_string(),
+            data: vec![tokens.display().to_string().parse().unwrap()],
+            seq_len: Some(12),
+            ..ScoreOptions::default()
+        };
+        with_context(false, |context| score(context, &scoring, &scores)).unwrap();
+        for (sizes, of, router) in [
+            (json!({ "experts": 2 }), "all", "kept"),
+            (json!({ "experts": 3, "expert_mlp": 4 }), "routed", "mean"),
+        ] {
+            let out = work.path().join(format!("{name}-{of}"));
+            let mut options = PruneOptions {
+                model: scoring.model.clone(),
+                scores: Some(scores.display().to_string()),
+                size: serde_json::from_value(sizes).unwrap(),
+                ..PruneOptions::default()
+            };
+            let merge = format!("expert_merge:of={of},router={router}");
+            options.reconstruction.reconstruct = vec![merge.parse().unwrap()];
+            options.reconstruction.data = scoring.data.clone();
+            options.reconstruction.seq_len = scoring.seq_len;
+            // The last batch is a short one.
+            options.reconstruction.batch_size = 2;
+            with_context(false, |context| prune(context, &options, &out, false)).unwrap();
+            let (of, router) = (Path::new(of), Path::new(router));
+            run_script("experts.py", [&fixture(name), &inputs, &out, of, router]);
+        }
+    }
+}
+
 fn run_script<'p>(name: &str, words: impl IntoIterator<Item = &'p Path>) {
     let output = run_python(&root().join("tests/interop").join(name), words);
     assert!(

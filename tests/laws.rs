@@ -26,6 +26,8 @@ mod generation;
 mod keeping;
 /// Texts after their contexts, side by side.
 mod likelihood;
+/// Dropped experts that are merged into kept ones.
+mod merging;
 /// What layers are made of, at the ends of their options.
 mod mixers;
 /// Sequences of different lengths side by side.

@@ -10,6 +10,7 @@ mod attend;
 mod attention;
 mod convolution;
 mod layout;
+mod lots;
 mod mamba2;
 mod mixer;
 mod mlp;
@@ -28,7 +29,10 @@ pub use mamba2::{
 };
 pub use mixer::{Mixer, Observed, Rescale, RunMixer};
 pub use mlp::{Gate, Mlp};
-pub use moe::{EXPERT_GATES, EXPERT_OUTPUTS, Moe, SHARED, SHARED_GATE, Shared, Storage, WEIGHED};
+pub use moe::{
+    EXPERT_GATES, EXPERT_OUTPUTS, EXPERT_ROUTED_SUMS, EXPERT_SUMS, Moe, SHARED, SHARED_GATE,
+    Shared, Storage, WEIGHED,
+};
 pub use router::{CORRECTION, Groups, ROUTER, Router, Selection};
 pub use stacked::{Clamped, EXPERTS_DOWN, EXPERTS_GATE_UP};
 

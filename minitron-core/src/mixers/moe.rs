@@ -2,18 +2,23 @@
 
 use tch::{Kind, Tensor};
 
+use super::lots::Lots;
 use super::mlp::Mlp;
 use super::router::{ROUTER, Routed, Router, RunRouter};
 use super::stacked::{Clamped, EXPERTS_DOWN, EXPERTS_GATE_UP, RunStacked};
 use super::{Gate, Mixer, Observed, RunMixer};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, MixerContext, MixerState, PartWeights, PortTap};
-use crate::parts::{Active, Cost, EXPERT_MLP, EXPERTS, Port, Ports, Role, SHARED_MLP, Writer};
+use crate::nn::{Linear, MixerContext, MixerState, NoTap, PartWeights, PortTap};
+use crate::parts::{Active, At, Cost, EXPERT_MLP, EXPERTS, Port, Ports, Role, SHARED_MLP, Writer};
 
 /// The weight of each expert for each token, [B, T, X], 0 where it does not go through it.
 pub const EXPERT_GATES: Port = Port("expert_gates");
 /// What each expert adds to each token, weight times L2 norm of its output, [B, T, X].
 pub const EXPERT_OUTPUTS: Port = Port("expert_outputs");
+/// Sum over all tokens of what each expert would give them, wherever they go, [X, E] in f64.
+pub const EXPERT_SUMS: Port = Port("expert_sums");
+/// The same over the tokens that go through it, [X, E] in f64.
+pub const EXPERT_ROUTED_SUMS: Port = Port("expert_routed_sums");
 /// Inputs of the shared expert's second projection behind its own gate, [B, T, F].
 pub const SHARED: Port = Port("shared");
 /// Inputs of an expert's second projection times its weight, [B, T, F].
@@ -104,7 +109,12 @@ impl Mixer for Moe {
     }
 
     fn shows(&self) -> Vec<Port> {
-        let mut ports = vec![EXPERT_GATES, EXPERT_OUTPUTS];
+        let mut ports = vec![
+            EXPERT_GATES,
+            EXPERT_OUTPUTS,
+            EXPERT_SUMS,
+            EXPERT_ROUTED_SUMS,
+        ];
         if let Some(shared) = &self.shared {
             ports.extend(shared.mlp.shows());
             ports.push(SHARED);
@@ -223,6 +233,13 @@ impl RunMixer for RunMoe {
             let gates_nx = self.spread(&routed, &routed.weight_nr)?;
             tap.show(EXPERT_GATES, &gates_nx.f_view([n_batch, n_tokens, -1])?)?;
         }
+        if tap.wants(EXPERT_SUMS) {
+            tap.show(EXPERT_SUMS, &self.sums(&x_ne, None, context)?)?;
+        }
+        if tap.wants(EXPERT_ROUTED_SUMS) {
+            let sums_xe = self.sums(&x_ne, Some(&routed), context)?;
+            tap.show(EXPERT_ROUTED_SUMS, &sums_xe)?;
+        }
         let y_ne = self.routed(&x_ne, &routed, (n_batch, n_tokens), context, tap)?;
         let y_bte = y_ne.f_view([n_batch, n_tokens, n_channels])?;
         match &self.shared {
@@ -257,21 +274,10 @@ impl RunMoe {
                 continue;
             }
             let mine_ne = x_ne.f_index_select(0, &tokens_n)?;
-            let output_ne = match &self.experts {
-                RunExperts::OneByOne(experts) => {
-                    let expert = experts.get(expert).ok_or_else(|| no_expert(expert))?;
-                    let x_1ne = mine_ne.f_unsqueeze(0)?;
-                    let weight_n1 = weights.f_index_select(0, &lot)?;
-                    let mut of_expert =
-                        of_expert.echoed((Port::NEURONS, WEIGHED), Some(&weight_n1));
-                    let output = expert.forward(&x_1ne, context, None, &mut of_expert)?;
-                    output.f_squeeze_dim(0)?
-                }
-                RunExperts::Stacked(experts) => {
-                    experts.forward(expert as i64, &mine_ne, &mut of_expert)?
-                }
-            };
-            let weighed_ne = output_ne.f_mul(&weights.f_index_select(0, &lot)?)?;
+            let weight_n1 = weights.f_index_select(0, &lot)?;
+            let mut of_expert = of_expert.echoed((Port::NEURONS, WEIGHED), Some(&weight_n1));
+            let output_ne = self.output(expert, &mine_ne, context, &mut of_expert)?;
+            let weighed_ne = output_ne.f_mul(&weight_n1)?;
             if shows_outputs {
                 let size = weighed_ne.f_to_kind(Kind::Float)?.f_square()?;
                 let size = size
@@ -287,6 +293,51 @@ impl RunMoe {
             tap.show(EXPERT_OUTPUTS, &norms_nx.f_view([batch.0, batch.1, -1])?)?;
         }
         Ok(y_ne)
+    }
+
+    /// What one expert makes of its tokens, from [N, E] to [N, E].
+    fn output(
+        &self,
+        expert: usize,
+        x_ne: &Tensor,
+        context: &MixerContext,
+        tap: &mut PortTap,
+    ) -> Result<Tensor> {
+        match &self.experts {
+            RunExperts::OneByOne(experts) => {
+                let expert = experts.get(expert).ok_or_else(|| no_expert(expert))?;
+                let output = expert.forward(&x_ne.f_unsqueeze(0)?, context, None, tap)?;
+                Ok(output.f_squeeze_dim(0)?)
+            }
+            RunExperts::Stacked(experts) => experts.forward(expert as i64, x_ne, tap),
+        }
+    }
+
+    /// Of what each expert makes of all tokens, or of those that go through it.
+    fn sums(
+        &self,
+        x_ne: &Tensor,
+        routed: Option<&Routed>,
+        context: &MixerContext,
+    ) -> Result<Tensor> {
+        let mut lots = Vec::new();
+        if let Some(routed) = routed {
+            let of_routed = Lots::new(routed, self.n_experts)?;
+            for (_, lot) in of_routed.by_expert()? {
+                lots.push(lot.f_div_scalar_mode(of_routed.per_token, "floor")?);
+            }
+        }
+        let (mut nobody, mut sums) = (NoTap, Vec::new());
+        for expert in 0..self.n_experts as usize {
+            let mut tap = PortTap::new(At::Model, &mut nobody);
+            let mine_ne = match lots.get(expert) {
+                None => x_ne.shallow_clone(),
+                Some(tokens_n) => x_ne.f_index_select(0, tokens_n)?,
+            };
+            let output_ne = self.output(expert, &mine_ne, context, &mut tap)?;
+            sums.push(output_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?);
+        }
+        Ok(Tensor::f_stack(&sums, 0)?)
     }
 
     /// Numbers of a token's experts among those of all, [N, X].
@@ -310,39 +361,6 @@ impl RunShared {
             Some(gate_bt1) => Ok(y_bte.f_mul(&gate_bt1)?),
             None => Ok(y_bte),
         }
-    }
-}
-
-/// Places of tokens sorted by expert.
-struct Lots {
-    /// Places among N·R, expert after expert.
-    order: Tensor,
-    /// Of each expert.
-    counts: Vec<i64>,
-    per_token: i64,
-}
-
-impl Lots {
-    fn new(routed: &Routed, n_experts: i64) -> Result<Self> {
-        let (_, per_token) = routed.expert_nr.size2()?;
-        let flat = routed.expert_nr.f_reshape([-1])?;
-        let (_, order) = flat.f_sort_stable(true, 0, false)?;
-        let counts = flat.f_bincount(None::<Tensor>, n_experts)?;
-        Ok(Lots {
-            order,
-            counts: Vec::<i64>::try_from(&counts)?,
-            per_token,
-        })
-    }
-
-    /// The experts with the places of their tokens.
-    fn by_expert(&self) -> Result<Vec<(usize, Tensor)>> {
-        let (mut start, mut lots) = (0, Vec::new());
-        for (expert, &n) in self.counts.iter().enumerate() {
-            lots.push((expert, self.order.f_narrow(0, start, n)?));
-            start += n;
-        }
-        Ok(lots)
     }
 }
 

@@ -27,6 +27,8 @@ mod streams;
 mod tied_head;
 mod trials;
 mod turning;
+mod unit_outputs;
+mod units;
 mod view;
 mod weights;
 
@@ -39,5 +41,7 @@ pub use stream_state::LayerInputs;
 pub use streams::{Reference, Sweep};
 pub use tied_head::TiedHead;
 pub use trials::{Distance, LayerTrials, Trial};
+pub use unit_outputs::UnitOutputs;
+pub use units::{UnitWeight, WholeUnits};
 pub use view::ReconstructedView;
 pub use weights::ROWS_AT_ONCE;

@@ -334,7 +334,7 @@ impl Streams {
 }
 
 /// The text before the first layer, or before the only one that differs.
-fn entering(editor: &StudentEditor, of_student: bool) -> Result<Embedded> {
+pub(super) fn entering(editor: &StudentEditor, of_student: bool) -> Result<Embedded> {
     let name = if of_student { "student" } else { "teacher" };
     match editor.inputs.only {
         Some(only) => only.streams.copied(editor.inputs.spill, name),

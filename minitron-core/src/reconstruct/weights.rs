@@ -258,7 +258,7 @@ impl StudentEditor<'_> {
     }
 }
 
-fn not_in_student(name: &str) -> Error {
+pub(super) fn not_in_student(name: &str) -> Error {
     Error::Internal(format!("no tensor `{name}` in the student"))
 }
 
@@ -291,7 +291,7 @@ fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
     laid_out_rows(source, param, None)
 }
 
-fn laid_out_rows(
+pub(super) fn laid_out_rows(
     source: &dyn TensorSource,
     param: &Param,
     rows: Option<Range<usize>>,

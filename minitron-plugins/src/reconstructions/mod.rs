@@ -2,6 +2,7 @@
 
 mod auto;
 mod bias_compensation;
+mod expert_merge;
 mod head_merge;
 mod least_squares;
 mod none;
