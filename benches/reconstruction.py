@@ -6,7 +6,7 @@
 `seeds`: the plain cut beside `prune --data`, calibrated on three texts of 16K tokens. `texts`: 2K, 16K and 128K tokens of the same
 kind of text and of another; `texts-distilled`: the same after 40K tokens of distillation. `ingredients`: each part of the
 reconstruction taken away in turn. `depth`: 8 to 5 layers. `held-out`: other sizes, calibrations and texts than those above, chosen
-before they were run. `apart`: half of all parameters by layers that differ, on as many channels as serve a fifth of the training text best. `tokens`: how much distillation the reconstructed student needs until it is where the plain cut comes with 400K
+before they were run. `apart`: half of all parameters by layers that differ, the channels chosen on other text. `tokens`: how much distillation the reconstructed student needs until it is where the plain cut comes with 400K
 tokens.
 Drives the command line; KL to the original and loss in nats on 64 windows of 256 held-out tokens. A cell that is in WORK/cells.json is
 not run again. Markdown goes to stdout.

@@ -21,6 +21,7 @@ mod norm_inputs;
 mod projections;
 mod reconstruction;
 mod rotated;
+mod shown;
 mod store;
 mod stream_state;
 mod streams;

@@ -6,10 +6,11 @@ use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::{add_to, exact, rows};
+use super::shown::ShownPorts;
 use super::stream_state::StreamState;
 use crate::calibrate::Calibration;
 use crate::error::Result;
-use crate::model::{Block, MixerContext, Port, Site, Tap};
+use crate::model::{Block, MixerContext, Port};
 use crate::spec::{At, NormKind, Param, ParamKind, Role, Sublayer};
 
 /// Shown a norm (its place in the student and its role) and its normalised input, x / rms(x) [N,
@@ -18,26 +19,6 @@ pub type Look<'a, K> = dyn FnMut(At, Role, &Tensor) -> Result<Option<(K, Vec<Ten
 
 /// Sums over all tokens, in f64.
 pub type NormSums<K> = BTreeMap<K, Vec<Tensor>>;
-
-/// Remembers what some ports of one part show.
-struct NormInputs {
-    at: At,
-    wanted: Vec<Port>,
-    seen: BTreeMap<Port, Tensor>,
-}
-
-impl Tap for NormInputs {
-    fn wants(&self, site: Site) -> bool {
-        matches!(site, Site::Inside { at, port } if at == self.at && self.wanted.contains(&port))
-    }
-
-    fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
-        if let Site::Inside { port, .. } = site {
-            self.seen.insert(port, x.shallow_clone());
-        }
-        Ok(())
-    }
-}
 
 impl StudentEditor<'_> {
     /// Runs the teacher over the calibration text and adds up what `of` makes of the input of every
@@ -123,7 +104,7 @@ impl StudentEditor<'_> {
             .map(|(_, port)| *port)
             .chain([Port::OUTPUT])
             .collect();
-        let mut ports = NormInputs {
+        let mut ports = ShownPorts {
             at: source,
             wanted,
             seen: BTreeMap::new(),

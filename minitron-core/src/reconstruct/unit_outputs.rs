@@ -6,11 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::{add_to, exact};
+use super::shown::ShownPorts;
 use super::stream_state::Embedded;
 use super::streams::entering;
 use crate::error::{Error, Present, Result};
 use crate::mixers::EXPERT_GATES;
-use crate::model::{Block, Port, Site, Tap};
+use crate::model::{Block, Port};
 use crate::spec::{At, EXPERTS, dim_of_layer};
 
 /// What the teacher's experts of one part give on the calibration text.
@@ -22,26 +23,6 @@ pub struct UnitOutputs {
     pub n_tokens_x: Vec<f64>,
     /// Sum over all tokens of what each would give them, [X, E] in f64 on the CPU.
     pub sums_xe: Tensor,
-}
-
-/// Remembers what some ports of one part show.
-struct Ports {
-    at: At,
-    wanted: [Port; 2],
-    seen: BTreeMap<Port, Tensor>,
-}
-
-impl Tap for Ports {
-    fn wants(&self, site: Site) -> bool {
-        matches!(site, Site::Inside { at, port } if at == self.at && self.wanted.contains(&port))
-    }
-
-    fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
-        if let Site::Inside { port, .. } = site {
-            self.seen.insert(port, x.shallow_clone());
-        }
-        Ok(())
-    }
 }
 
 impl StudentEditor<'_> {
@@ -73,9 +54,9 @@ impl StudentEditor<'_> {
                 match cut.get(&source) {
                     None => batches.pass(&block, number, &mut |_, _| Ok(()))?,
                     Some(&at) => {
-                        let ports = Ports {
+                        let ports = ShownPorts {
                             at: source,
-                            wanted: [EXPERT_GATES, sums],
+                            wanted: vec![EXPERT_GATES, sums],
                             seen: BTreeMap::new(),
                         };
                         let outputs =
@@ -130,7 +111,7 @@ impl StudentEditor<'_> {
         &self,
         batches: &mut Embedded,
         (block, number): (&Block, usize),
-        mut ports: Ports,
+        mut ports: ShownPorts,
         at: At,
     ) -> Result<UnitOutputs> {
         let text = self.calibration()?;
@@ -144,7 +125,7 @@ impl StudentEditor<'_> {
             let _ = state.pass_shown(block, number, context, &mut ports)?;
             batches.states.put(round, &state)?;
             let mut of_batch = Vec::new();
-            for port in ports.wanted {
+            for port in ports.wanted.clone() {
                 let seen = ports.seen.remove(&port);
                 let seen = seen.present("what experts show")?;
                 of_batch.push(match port == EXPERT_GATES {
