@@ -1283,8 +1283,8 @@ fn recipes_say_where_they_are_wrong() {
     insta::assert_snapshot!(
         error(&RECIPE.replace("samples", "sample")),
         @"error: DIR/recipe.toml: stages[1] (scores): recipe: no option is called `sample`; known: \
-          model, data, metrics, samples, seq_len, batch_size, field, form, token_type, pack, \
-          mask, attend, date, bootstrap, stream, max_memory"
+          model, data, metrics, samples, sampling, seq_len, batch_size, field, form, token_type, \
+          pack, mask, attend, date, bootstrap, stream, max_memory"
     );
     insta::assert_snapshot!(
         error(&RECIPE.replace("\"scores\"", "\"teacher\"")),

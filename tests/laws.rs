@@ -20,13 +20,14 @@ mod data;
 mod degenerate;
 /// A teacher of whom draws are remembered.
 mod draws;
+/// Dropped experts that are merged into kept ones.
+mod experts;
 /// Continuations with and without the key/value cache.
 mod generation;
 /// What a training run keeps, whatever happens to it.
 mod keeping;
 /// Texts after their contexts, side by side.
 mod likelihood;
-/// Dropped experts that are merged into kept ones.
 mod merging;
 /// What layers are made of, at the ends of their options.
 mod mixers;

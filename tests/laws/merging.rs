@@ -36,11 +36,11 @@ fn hybrid() -> Value {
 }
 
 /// Experts one by one and in one tensor; gated and not; with and without biases and a shared one.
-fn with_experts() -> [Value; 3] {
+pub(super) fn with_experts() -> [Value; 3] {
     [tiny_qwen2_moe(), tiny_gpt_oss(), hybrid()]
 }
 
-const SIZES: [&[(&str, usize)]; 3] = [
+pub(super) const SIZES: [&[(&str, usize)]; 3] = [
     &[("experts", 5)],
     &[("experts", 5), ("expert_mlp", 8)],
     &[("experts", 3), ("expert_mlp", 8), ("hidden", 16)],

@@ -78,8 +78,11 @@ impl Mixer for Moe {
         let mut ports = Ports {
             readers,
             writer: None,
-            of_units: (self.storage == Storage::OneByOne).then_some(Writer {
-                role: Role::DOWN,
+            of_units: Some(Writer {
+                role: match self.storage {
+                    Storage::OneByOne => Role::DOWN,
+                    Storage::Stacked(_) => EXPERTS_DOWN,
+                },
                 reads: WEIGHED,
             }),
         };

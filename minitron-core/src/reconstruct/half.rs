@@ -2,7 +2,7 @@
 
 use super::editor::StudentEditor;
 use crate::error::{Error, Result};
-use crate::spec::{At, ModelSpec, Sublayer, Writer};
+use crate::spec::{At, Sublayer, Writer};
 
 /// A part of a layer of the student.
 pub(super) struct Half<'p> {
@@ -14,20 +14,14 @@ pub(super) struct Half<'p> {
 }
 
 impl Half<'_> {
-    /// Its projections that write to the stream, linear in it: that of all tokens, then those of
-    /// its equal parts one after the other, each on what the ones before it leave.
-    pub fn writers(&self, spec: &ModelSpec) -> Vec<(At, Writer)> {
+    /// Its projections that write to the stream, linear in it: that of all tokens, and those of its
+    /// equal parts.
+    pub fn writers(&self) -> (Option<Writer>, Option<Writer>) {
         if self.part.post.is_some() {
-            return Vec::new();
+            return (None, None);
         }
         let ports = self.part.mixer.ports();
-        let mut writers = Vec::new();
-        writers.extend(ports.writer.map(|writer| (self.at, writer)));
-        if let Some(writer) = ports.of_units {
-            let units = spec.with_units(self.at).into_iter();
-            writers.extend(units.filter(|at| *at != self.at).map(|at| (at, writer)));
-        }
-        writers
+        (ports.writer, ports.of_units)
     }
 }
 

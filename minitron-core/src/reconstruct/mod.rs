@@ -29,6 +29,7 @@ mod tied_head;
 mod trials;
 mod turning;
 mod unit_outputs;
+mod unit_writers;
 mod units;
 mod view;
 mod weights;

@@ -168,18 +168,27 @@ impl ProjectionStats {
 
 /// The moments of one batch of X, R and what R is left of.
 pub(super) fn moments(x: &Tensor, r: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
-    let (x_nc, r_ne) = (rows(x)?, rows(r)?);
+    let r_ne = rows(r)?;
     let target_squared = total(&rows(target)?.f_square()?)?;
+    moments_of_some((&rows(x)?, &r_ne), &r_ne, target_squared)
+}
+
+/// The same where X is zero for all but some tokens: X and R of these, R of all of them.
+pub(super) fn moments_of_some(
+    (x_nc, r_ne): (&Tensor, &Tensor),
+    all_ne: &Tensor,
+    target_squared: f64,
+) -> Result<Vec<Tensor>> {
     let numbers = [
-        total(&r_ne.f_square()?)?,
-        r_ne.size2()?.0 as f64,
+        total(&all_ne.f_square()?)?,
+        all_ne.size2()?.0 as f64,
         target_squared,
     ];
     Ok(vec![
-        x_nc.f_transpose(0, 1)?.f_matmul(&x_nc)?,
-        r_ne.f_transpose(0, 1)?.f_matmul(&x_nc)?,
+        x_nc.f_transpose(0, 1)?.f_matmul(x_nc)?,
+        r_ne.f_transpose(0, 1)?.f_matmul(x_nc)?,
         x_nc.f_sum_dim_intlist(0i64, false, Kind::Double)?,
-        r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?,
+        all_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?,
         Tensor::f_from_slice(&numbers)?,
     ])
 }

@@ -90,6 +90,26 @@ impl TensorStore {
         Ok(())
     }
 
+    /// Puts one row in the place of that of a tensor that is here, of its type.
+    ///
+    /// # Errors
+    /// `Internal` where there is none; `Io` where it cannot be written.
+    pub fn put_row(&mut self, name: &str, row: usize, tensor: &Tensor) -> Result<()> {
+        let held = self.held.get(name);
+        let held = held.ok_or_else(|| Error::Internal(format!("nothing waits as `{name}`")))?;
+        match &held.place {
+            Place::Memory(all) => all.f_select(0, row as i64)?.f_copy_(tensor)?,
+            Place::File(path) => {
+                let mut bytes = Vec::new();
+                append_tensor(&tensor.f_to_device(Device::Cpu)?, &mut bytes)?;
+                let file = File::options().write(true).open(path).at_path(path)?;
+                let from = (row * bytes.len()) as u64;
+                file.write_all_at(&bytes, from).at_path(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives back the tensor of a name.
     ///
     /// # Errors

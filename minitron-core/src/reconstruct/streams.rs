@@ -15,8 +15,9 @@ use super::half::Half;
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::store::TensorStore;
 use super::stream_state::Embedded;
+use super::unit_writers::{UnitInputs, UnitWriters};
 use crate::error::{Present, Result};
-use crate::model::{Block, NoTap, Site};
+use crate::model::{Block, NoTap, Site, Tap};
 use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer, Writer};
 
 /// What the student's stream should be after each part of a layer.
@@ -157,10 +158,15 @@ impl Streams {
             visit(editor, &stats)?;
         }
         self.aim(editor, half)?;
-        let writers = half.writers(editor.spec()).into_iter();
-        for (at, writer) in writers.take(if is_before { 0 } else { usize::MAX }) {
-            let stats = self.writer(editor, half, (at, writer))?;
-            visit(editor, &stats)?;
+        if !is_before {
+            let (of_all, of_units) = half.writers();
+            if let Some(writer) = of_all {
+                let stats = self.writer(editor, half, writer)?;
+                visit(editor, &stats)?;
+            }
+            if let Some(writer) = of_units {
+                self.units(editor, half, writer, visit)?;
+            }
         }
         self.step(editor, half)
     }
@@ -216,48 +222,91 @@ impl Streams {
         }
     }
 
-    /// What a projection of this part reads, and what the student's stream lacks after it.
+    /// What the writer of this part reads, and what the student's stream lacks after it.
     fn writer(
-        &mut self,
+        &self,
         editor: &StudentEditor,
         half: &Half,
-        (at, writer): (At, Writer),
+        writer: Writer,
     ) -> Result<ProjectionStats> {
         let block = editor.student_block(half.layer_idx)?;
         let mut stats = self.stats(ProjectionSet {
-            at,
+            at: half.at,
             roles: vec![writer.role],
             is_writer: true,
         })?;
         stats.scale = half.part.scale;
         let text = editor.calibration()?;
-        for (round, context) in self.student.contexts.iter().enumerate() {
-            let state = self.student.states.before(half.number, round)?;
+        for round in 0..self.student.contexts.len() {
             let mut spot = Capture {
                 site: Site::Inside {
-                    at,
+                    at: half.at,
                     port: writer.reads,
                 },
                 x: None,
             };
-            let sum_bte = block.added(half.number, state.stream(), context, &mut spot)?;
-            let wanted_bte = self.wanted.read(&round.to_string())?;
-            let r_bte = wanted_bte
-                .f_to_device(sum_bte.device())?
-                .f_to_kind(Kind::Float)?
-                .f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
+            let (r_bte, added_bte) = self.lacking(&block, half, round, &mut spot)?;
             if let Some(x_btc) = spot.x {
                 let x_btc = if stats.scale == 1.0 {
                     x_btc
                 } else {
                     x_btc.f_mul_scalar(stats.scale)?
                 };
-                let added_bte = sum_bte.f_sub(&state.now_bte)?.f_to_kind(Kind::Float)?;
                 let of_batch = moments(&x_btc, &r_bte, &r_bte.f_add(&added_bte)?)?;
                 text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
             }
         }
         Ok(stats)
+    }
+
+    /// Of a batch, what the student's stream lacks after this part, and what the part added, both
+    /// [B, T, E] in f32.
+    fn lacking(
+        &self,
+        block: &Block,
+        half: &Half,
+        round: usize,
+        tap: &mut dyn Tap,
+    ) -> Result<(Tensor, Tensor)> {
+        let context = self.student.contexts.get(round).present("a batch")?;
+        let state = self.student.states.before(half.number, round)?;
+        let sum_bte = block.added(half.number, state.stream(), context, tap)?;
+        let wanted_bte = self.wanted.read(&round.to_string())?;
+        let r_bte = wanted_bte
+            .f_to_device(sum_bte.device())?
+            .f_to_kind(Kind::Float)?
+            .f_sub(&sum_bte.f_to_kind(Kind::Float)?)?;
+        let added_bte = sum_bte.f_sub(&state.now_bte)?.f_to_kind(Kind::Float)?;
+        Ok((r_bte, added_bte))
+    }
+
+    /// Shows what the equal parts of this one read, each with what those before it leave of what
+    /// the stream lacks.
+    fn units<'e>(
+        &self,
+        editor: &mut StudentEditor<'e>,
+        half: &Half,
+        writer: Writer,
+        visit: Visit<'_, 'e>,
+    ) -> Result<()> {
+        let mut units = UnitWriters::new(editor.inputs.spill, half, writer)?;
+        let block = editor.student_block(half.layer_idx)?;
+        for round in 0..self.student.contexts.len() {
+            let mut seen = UnitInputs::new(half.at, writer);
+            let (r_bte, added_bte) = self.lacking(&block, half, round, &mut seen)?;
+            units.push(seen, &r_bte, &added_bte)?;
+        }
+        drop(block);
+        for at in editor.units_of(half.at, writer) {
+            let stats = units.stats(editor, at, self.sweep.holds_out)?;
+            let before_ec = editor.read(at, writer.role, ParamKind::Weight)?;
+            visit(editor, &stats)?;
+            let after_ec = editor.read(at, writer.role, ParamKind::Weight)?;
+            if after_ec != before_ec {
+                units.take(at, &after_ec.f_sub(&before_ec)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves the student past one part of a layer.

@@ -4,8 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
-use super::weights::{laid_out_rows, not_in_student};
-use crate::checkpoint::{TensorSource, kind_of};
+use super::weights::laid_out_rows;
 use crate::error::{Present, Result};
 use crate::plan::Plan;
 use crate::prune::PrunedView;
@@ -65,17 +64,21 @@ impl StudentEditor<'_> {
     /// Roles of the weights that each expert of a part of the student has of its own; the router is
     /// none of them.
     pub fn unit_roles(&self, at: At) -> Vec<(Role, ParamKind)> {
-        let spec = self.spec();
-        let parts = at.layer().into_iter();
-        let mut parts = parts.flat_map(|layer| spec.sublayers(layer));
-        let part = parts.find(|(place, _)| *place == at);
-        let active = part.and_then(|(_, part)| part.mixer.active());
-        let stacked = active.map(|active| active.stacked).unwrap_or_default();
-        let of_layer = spec.params_in(at.layer());
+        let stacked = self.stacked_roles(at);
+        let of_layer = self.spec().params_in(at.layer());
         let own = of_layer.filter(|param| {
             param.at == at.unit(0) || param.at == at && stacked.contains(&param.role)
         });
         own.map(|param| (param.role, param.kind)).collect()
+    }
+
+    /// Roles of which one tensor holds the weights of all experts of a part.
+    pub(super) fn stacked_roles(&self, at: At) -> Vec<Role> {
+        let parts = at.layer().into_iter();
+        let mut parts = parts.flat_map(|layer| self.spec().sublayers(layer));
+        let part = parts.find(|(place, _)| *place == at);
+        let active = part.and_then(|(_, part)| part.mixer.active());
+        active.map(|active| active.stacked).unwrap_or_default()
     }
 
     /// Whether an earlier reconstruction replaced weights of these roles in a part of the student,
@@ -98,30 +101,12 @@ impl StudentEditor<'_> {
         (role, kind): (Role, ParamKind),
         of: &dyn Fn(&Self, usize) -> Result<Option<Tensor>>,
     ) -> Result<()> {
-        if self.spec().find(at.unit(0), role, kind).is_some() {
-            for unit in 0..n_units {
-                if let Some(tensor) = of(self, unit)? {
-                    self.replace(at.unit(unit), role, kind, &tensor)?;
-                }
-            }
-            return Ok(());
-        }
-        let param = self.param(at, role, kind)?;
-        let student = self.student()?;
-        let info = student.info(&param.name());
-        let stored = info.and_then(|info| kind_of(info.dtype));
-        let stored = stored.ok_or_else(|| not_in_student(&param.name()))?;
-        let mut rows = Vec::new();
         for unit in 0..n_units {
-            let row = match of(self, unit)? {
-                Some(tensor) => tensor.f_unsqueeze(0)?,
-                None => laid_out_rows(&student, param, Some(unit..unit + 1))?,
-            };
-            // Of all of them at once, as they are stored: f64 of one at a time.
-            rows.push(row.f_to_kind(stored)?);
+            if let Some(tensor) = of(self, unit)? {
+                self.replace(at.unit(unit), role, kind, &tensor)?;
+            }
         }
-        drop(student);
-        self.replace(at, role, kind, &Tensor::f_cat(&rows, 0)?)
+        Ok(())
     }
 }
 

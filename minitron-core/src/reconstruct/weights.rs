@@ -20,7 +20,21 @@ impl StudentEditor<'_> {
     /// `Internal` where the family has none: ask
     /// [`ModelSpec::find`](crate::spec::ModelSpec::find) first.
     pub fn read(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
-        laid_out(&self.student()?, self.param(at, role, kind)?)
+        let (param, row) = self.placed(at, role, kind)?;
+        let rows = row.map(|row| row..row + 1);
+        let is_row = rows.is_some();
+        let tensor = laid_out_rows(&self.student()?, param, rows)?;
+        Ok(if is_row {
+            tensor.f_squeeze_dim(0)?
+        } else {
+            tensor
+        })
+    }
+
+    /// Whether the student has such a weight; an expert has its row where those of all experts are
+    /// one tensor.
+    pub fn has(&self, at: At, role: Role, kind: ParamKind) -> bool {
+        self.placed(at, role, kind).is_ok()
     }
 
     /// The same of the student with all heads and neurons: only its channels and layers are pruned.
@@ -145,7 +159,7 @@ impl StudentEditor<'_> {
     /// # Errors
     /// `Plugin` for another shape, or values that are not finite in the stored type.
     pub fn replace(&mut self, at: At, role: Role, kind: ParamKind, tensor: &Tensor) -> Result<()> {
-        let param = self.param(at, role, kind)?;
+        let (param, row) = self.placed(at, role, kind)?;
         let (name, is_transposed) = (param.name(), param.transposed);
         let info = self.student()?.info(&name);
         let info = info.ok_or_else(|| not_in_student(&name))?;
@@ -155,10 +169,11 @@ impl StudentEditor<'_> {
             tensor.shallow_clone()
         };
         let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
-        if shape != info.shape {
+        let expected = info.shape.get(usize::from(row.is_some())..);
+        if Some(shape.as_slice()) != expected {
             return Err(self.broken(format!(
                 "`{name}`: expected shape {:?}, got {shape:?}",
-                info.shape
+                expected.unwrap_or_default()
             )));
         }
         let kind = kind_of(info.dtype).ok_or_else(|| not_in_student(&name))?;
@@ -176,8 +191,18 @@ impl StudentEditor<'_> {
         {
             return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
         }
-        let _ = self.factors.remove(&name);
-        self.changes.put(&name, &stored)
+        let Some(row) = row else {
+            let _ = self.factors.remove(&name);
+            return self.changes.put(&name, &stored);
+        };
+        if self.changes.get(&name).is_none() {
+            let student = self.student()?;
+            let all = student.read_rows(&name, 0..info.shape.first().copied().unwrap_or(0))?;
+            drop(student);
+            let _ = self.factors.remove(&name);
+            self.changes.put(&name, &all)?;
+        }
+        self.changes.put_row(&name, row, &stored)
     }
 
     /// Puts a norm's gain in the place of the student's, however it is stored.
@@ -248,6 +273,16 @@ impl StudentEditor<'_> {
             }
         }
         Ok(ReconstructedView::new(wide, changes, &self.factors))
+    }
+
+    /// A weight, or of which row of which one it is.
+    fn placed(&self, at: At, role: Role, kind: ParamKind) -> Result<(&Param, Option<usize>)> {
+        if let At::Unit { unit, .. } = at
+            && self.stacked_roles(at.whole()).contains(&role)
+        {
+            return Ok((self.param(at.whole(), role, kind)?, Some(unit)));
+        }
+        Ok((self.param(at, role, kind)?, None))
     }
 
     pub(super) fn param(&self, at: At, role: Role, kind: ParamKind) -> Result<&Param> {

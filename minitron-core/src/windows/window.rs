@@ -219,6 +219,29 @@ impl Windows {
         }
     }
 
+    /// Some of them, in this order.
+    ///
+    /// # Errors
+    /// `Internal` where there is no such window.
+    pub fn chosen(&self, windows: &[usize]) -> Result<Self> {
+        let (mut tokens, mut marks, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
+        for &window in windows {
+            tokens.extend_from_slice(self.window(window)?);
+            marks.extend_from_slice(self.marks(window)?);
+            bounds.push(tokens.len());
+        }
+        let widths = bounds.iter().zip(bounds.iter().skip(1));
+        let width = widths.map(|(from, to)| to - from).max().unwrap_or(0);
+        Ok(Windows {
+            tokens,
+            marks,
+            bounds,
+            width,
+            n_special_tokens: self.n_special_tokens,
+            digest: OnceLock::new(),
+        })
+    }
+
     /// A window on its own, under a number.
     pub fn sample(&self, window: usize, id: u64) -> Result<Sample> {
         Ok(Sample {

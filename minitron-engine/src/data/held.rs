@@ -53,31 +53,27 @@ impl Reading {
         let sources = DataSources::new(specs, self, registry)?;
         let (name, pack) = (sources.name(), sources.pack(&self.text)?);
         let kind = (name.as_str(), self.is_inside_documents());
-        match pack {
+        let windows = match pack {
             Pack::Documents => {
-                let documents = self.documents(&sources, tokenizer, pack, self.max_windows)?;
-                Windows::of_runs(
-                    documents,
-                    self.max_windows,
-                    tokenizer.special_tokens(),
-                    kind,
-                )
+                let documents = self.documents(&sources, tokenizer, pack)?;
+                Windows::of_runs(documents, self.n_read(), tokenizer.special_tokens(), kind)
             }
             Pack::Whole => {
                 let windows = self.packed(&sources, tokenizer)?;
-                Windows::of_runs(windows, self.max_windows, tokenizer.special_tokens(), kind)
+                Windows::of_runs(windows, self.n_read(), tokenizer.special_tokens(), kind)
             }
             Pack::Auto | Pack::Stream => {
                 let tokens = self.stream(&sources, tokenizer, pack)?;
                 Windows::cut_stream(
                     tokens,
                     self.seq_len,
-                    self.max_windows,
+                    self.n_read(),
                     tokenizer.special_tokens(),
                     kind,
                 )
             }
-        }
+        };
+        self.chosen(windows?)
     }
 
     /// All documents in one stream, as far as it is wanted.
@@ -88,7 +84,7 @@ impl Reading {
         pack: Pack,
     ) -> Result<Vec<Token>> {
         let wanted = self
-            .max_windows
+            .n_read()
             .map_or(usize::MAX, |n| n.saturating_mul(self.seq_len));
         let mut tokens = Vec::new();
         for item in sources.tokenised(tokenizer, self.wants(pack)) {
@@ -107,8 +103,8 @@ impl Reading {
         sources: &DataSources,
         tokenizer: &Tokenizer,
         pack: Pack,
-        most: Option<usize>,
     ) -> Result<Vec<Vec<Token>>> {
+        let most = self.n_read();
         let (mut documents, mut document, mut n_found) = (Vec::new(), Vec::new(), 0);
         for item in sources.tokenised(tokenizer, self.wants(pack)) {
             let (tokens, is_part) = item?;
@@ -147,10 +143,7 @@ impl Reading {
                 packer.push(if document.len() > 1 { &document } else { &[] });
                 document.clear();
             }
-            if self
-                .max_windows
-                .is_some_and(|most| packer.n_closed() >= most)
-            {
+            if self.n_read().is_some_and(|most| packer.n_closed() >= most) {
                 break;
             }
         }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sampling::Sampling;
 use super::text_options::TextOptions;
 use minitron_core::contract::Corpus;
 use minitron_core::error::{Error, Result};
@@ -154,19 +155,23 @@ pub struct Reading {
     pub text: TextOptions,
     /// Tokens per window.
     pub seq_len: usize,
-    /// At most so many windows, the first ones.
+    /// At most so many windows.
     pub max_windows: Option<usize>,
-    /// Seed of generated corpora.
+    /// Which of them.
+    pub sampling: Sampling,
+    /// Seed of generated corpora and of spread samples.
     pub seed: u64,
 }
 
 impl TextOptions {
-    /// With the length and number of windows. `seed` is that of generated corpora.
+    /// With the length and number of windows, the first ones. `seed` is that of generated corpora
+    /// and of spread samples.
     pub fn reading(&self, seq_len: usize, max_windows: Option<usize>, seed: u64) -> Reading {
         Reading {
             text: self.clone(),
             seq_len,
             max_windows,
+            sampling: Sampling::First,
             seed,
         }
     }

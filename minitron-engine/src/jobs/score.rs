@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
 use super::identity::identity_of;
-use crate::data::{DataSpec, TextOptions, files_of};
+use crate::data::{DataSpec, Sampling, TextOptions, files_of};
 use crate::score::{self, Metric};
 use minitron_core::calibrate::{NamedMetric, Scores};
 use minitron_core::checkpoint::{Identity, Reader};
@@ -38,6 +38,9 @@ pub struct ScoreOptions {
     /// Windows used.
     #[arg(long, default_value_t = Self::default().samples)]
     pub samples: usize,
+    /// Which windows: the `first` ones, or `spread` over the text.
+    #[arg(long, default_value = "first")]
+    pub sampling: Sampling,
     /// Tokens per window [default: the model's positions, at most 512]
     #[arg(long)]
     pub seq_len: Option<usize>,
@@ -67,6 +70,7 @@ impl Default for ScoreOptions {
             data: Vec::new(),
             metrics: Vec::new(),
             samples: 1024,
+            sampling: Sampling::First,
             seq_len: None,
             batch_size: 8,
             text: TextOptions::default(),
@@ -90,6 +94,7 @@ pub fn score(context: &Context, options: &ScoreOptions, out: &Path) -> Result<Va
     let seq_len = seq_len_or_default(options.seq_len, &folder.spec, &tokenizer);
     let n_samples = Some(options.samples);
     let reading = options.text.reading(seq_len, n_samples, context.seed);
+    let reading = reading.sampled(options.sampling);
     let files = files_of(&options.data, context.registry, &reading)?;
     OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
     let mut _claim = None;

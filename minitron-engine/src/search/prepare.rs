@@ -3,7 +3,7 @@
 use tch::Kind;
 
 use super::options::SearchOptions;
-use crate::data::{DataSpec, Tokenizer};
+use crate::data::{DataSpec, Sampling, Tokenizer};
 use crate::jobs::context::Context;
 use crate::jobs::prune::reconstruction::ReconstructOptions;
 use crate::jobs::train::options::TrainingOptions;
@@ -49,7 +49,7 @@ pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSp
     }
 }
 
-/// Reconstructions look at the first windows of the training text.
+/// Reconstructions look at windows spread over the training text.
 pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
     let training = &options.training;
     ReconstructOptions {
@@ -60,6 +60,7 @@ pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
             training.data.clone()
         },
         samples: options.reconstruct_samples,
+        sampling: Sampling::Spread,
         seq_len: training.seq_len,
         batch_size: training.batch_size,
         uncompensated: false,

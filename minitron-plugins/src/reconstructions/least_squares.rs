@@ -129,7 +129,7 @@ impl Reconstruction for LeastSquares {
             };
             for at in places {
                 for &role in &stats.projections.roles {
-                    if editor.spec().find(at, role, ParamKind::Weight).is_some() {
+                    if editor.has(at, role, ParamKind::Weight) {
                         refit(editor, (at, role), stats, (&delta_ec, is_again))?;
                     }
                 }

@@ -173,8 +173,13 @@ fn writers(spec: &ModelSpec) -> u64 {
     let params = spec.params.iter();
     let writers = params.filter(|param| param.sides.len() > 1 && roles.contains(&param.role));
     let hidden = spec.size(HIDDEN).max(1) as u64;
+    // Of experts in one tensor, one at a time.
+    let n_at_once = |param: &Param| match param.sides.as_slice() {
+        [experts, _, _] => spec.len(experts).max(1) as u64,
+        _ => 1,
+    };
     writers
-        .map(|param| elements(spec, param) / hidden)
+        .map(|param| elements(spec, param) / hidden / n_at_once(param))
         .max()
         .unwrap_or(0)
 }

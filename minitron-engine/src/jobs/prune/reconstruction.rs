@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::errors::in_json;
-use crate::data::{DataSpec, TextOptions, files_of};
+use crate::data::{DataSpec, Sampling, TextOptions, files_of};
 use crate::jobs::context::{Context, at_least_1, seq_len_or_default};
 use minitron_core::calibrate::{Calibration, World};
 use minitron_core::contract::Reconstruction;
@@ -36,6 +36,9 @@ pub struct ReconstructOptions {
     /// Windows used.
     #[arg(long, default_value_t = Self::default().samples)]
     pub samples: usize,
+    /// Which windows: `spread` over the text, or the `first` ones.
+    #[arg(long, default_value = "spread")]
+    pub sampling: Sampling,
     /// Tokens per window [default: the model's positions, at most 512]
     #[arg(long)]
     pub seq_len: Option<usize>,
@@ -57,6 +60,7 @@ impl Default for ReconstructOptions {
             reconstruct: Vec::new(),
             data: Vec::new(),
             samples: 128,
+            sampling: Sampling::Spread,
             seq_len: None,
             batch_size: 8,
             uncompensated: false,
@@ -88,6 +92,7 @@ impl ReconstructOptions {
         let tokenizer = context.reader(folder, &self.text)?;
         let seq_len = seq_len_or_default(self.seq_len, &folder.spec, &tokenizer);
         let reading = self.text.reading(seq_len, Some(self.samples), context.seed);
+        let reading = reading.sampled(self.sampling);
         if let Some(out) = out {
             let files = files_of(&self.data, context.registry, &reading)?;
             OutputDir::refuse_inputs(out, files.iter().map(PathBuf::as_path))?;
