@@ -126,7 +126,7 @@ def main():
             shutil.rmtree(old, ignore_errors=True)
         ours = timed([*prune, "--out", str(student)])
         os.sync()
-        theirs = timed(["cp", "-r", "--sparse=never", str(student), str(copy)])
+        theirs = timed(["cp", "-r", "--sparse=never", "--reflink=never", str(student), str(copy)])
         os.sync()
         rows.append((ours[0], theirs[0], ours[1]))
         print(f"prune {ours[0]:.1f} s, {ours[1]:.0f} MiB; cp {theirs[0]:.1f} s; {ours[0] / theirs[0]:.2f}", flush=True)

@@ -6,8 +6,9 @@
 `seeds`: the plain cut beside `prune --data`, calibrated on three texts of 16K tokens. `texts`: 2K, 16K and 128K tokens of the same
 kind of text and of another; `texts-distilled`: the same after 40K tokens of distillation. `ingredients`: each part of the
 reconstruction taken away in turn. `depth`: 8 to 5 layers. `held-out`: other sizes, calibrations and texts than those above, chosen
-before they were run. `apart`: half of all parameters by layers that differ, the channels chosen on other text. `tokens`: how much distillation the reconstructed student needs until it is where the plain cut comes with 400K
-tokens.
+before they were run. `sampling`: the first windows of the text beside windows all over it. `apart`: half of all parameters by layers
+that differ, the channels chosen on other text. `tokens`: how much distillation the reconstructed student needs until it is where the
+plain cut comes with 400K tokens.
 Drives the command line; KL to the original and loss in nats on 64 windows of 256 held-out tokens. A cell that is in WORK/cells.json is
 not run again. Markdown goes to stdout.
 """
@@ -149,6 +150,17 @@ def texts(table):
         print(f"| {words[3] * SEQ_LEN:,} | {kls[0]:.4f} | {kls[1]:.4f} |", flush=True)
 
 
+def sampling(table):
+    print("\n| half of | calibration tokens | the first | spread, seed 0 | seed 1 | seed 2 |\n|---|---|---|---|---|---|")
+    for model, sizes in HALF.items():
+        for samples in [8, 64]:
+            ways = [["first"], *(["spread", "--seed", seed] for seed in range(3))]
+            names = [f"{model}/sampling-{samples}-{'-'.join(map(str, way))}" for way in ways]
+            cells = [table.cell(name, model, sizes, [*text(TRAIN, samples), "--sampling", *way]) for name, way in zip(names, ways)]
+            kls = " | ".join(f"{cell['kl']:.4f}" for cell in cells)
+            print(f"| {model} | {samples * SEQ_LEN:,} | {kls} |", flush=True)
+
+
 def texts_distilled(table):
     model, sizes = "prose-llama", HALF["prose-llama"]
     print("\n| calibration tokens | of the same kind, then 40K tokens at 3e-4 | of another |\n|---|---|---|")
@@ -268,6 +280,7 @@ def main():
         "ingredients": ingredients,
         "depth": depth,
         "held-out": held_out,
+        "sampling": sampling,
         "apart": apart,
         "tokens": tokens,
     }
