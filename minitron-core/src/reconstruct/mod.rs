@@ -17,6 +17,7 @@ mod compensation;
 mod editor;
 mod embedded;
 mod half;
+mod kept;
 mod norm_inputs;
 mod projections;
 mod reconstruction;

@@ -12,13 +12,14 @@ use tracing::debug_span;
 
 use super::editor::StudentEditor;
 use super::half::Half;
+use super::kept::{kept_channels, of_inputs};
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::store::TensorStore;
 use super::stream_state::Embedded;
 use super::unit_writers::{UnitInputs, UnitWriters};
 use crate::error::{Present, Result};
 use crate::model::{Block, NoTap, Site, Tap};
-use crate::spec::{At, HIDDEN, ParamKind, Role, Sublayer, Writer};
+use crate::spec::{At, ParamKind, Role, Sublayer, Writer};
 
 /// What the student's stream should be after each part of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -389,37 +390,4 @@ pub(super) fn entering(editor: &StudentEditor, of_student: bool) -> Result<Embed
         Some(only) => only.streams.copied(editor.inputs.spill, name),
         None => editor.embedded(of_student),
     }
-}
-
-/// With what the student's input lacks of the teacher's: all of it at dropped channels.
-fn of_inputs(
-    editor: &StudentEditor,
-    student_bte: &Tensor,
-    teacher_bte: &Tensor,
-) -> Result<Vec<Tensor>> {
-    let eye = Tensor::f_eye(
-        editor.teacher_spec().size(HIDDEN) as i64,
-        (Kind::Float, teacher_bte.device()),
-    )?;
-    let spread = student_bte
-        .f_to_kind(Kind::Float)?
-        .f_matmul(&kept_channels(editor, &eye, 1)?.f_transpose(0, 1)?)?;
-    moments(
-        student_bte,
-        &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?,
-        teacher_bte,
-    )
-}
-
-/// The teacher's activations at the residual channels that the student kept.
-pub(super) fn kept_channels(editor: &StudentEditor, x: &Tensor, side: i64) -> Result<Tensor> {
-    let kept: Vec<i64> = editor
-        .kept(HIDDEN)
-        .iter()
-        .map(|&channel| channel as i64)
-        .collect();
-    if kept.len() == editor.teacher_spec().size(HIDDEN) {
-        return Ok(x.shallow_clone());
-    }
-    Ok(x.f_index_select(side, &Tensor::f_from_slice(&kept)?.f_to_device(x.device())?)?)
 }

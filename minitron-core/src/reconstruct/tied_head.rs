@@ -3,9 +3,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
+use super::kept::kept_channels;
 use super::projections::{Moments, exact};
 use super::rotated::{gain_of, has_layer_norms};
-use super::streams::kept_channels;
 use crate::error::Result;
 use crate::spec::{At, HIDDEN, ModelSpec, Param, ParamKind, Role};
 

@@ -2,6 +2,7 @@
 
 use super::documents::DataSources;
 use super::packing::{WholePacker, cut_at_turns};
+use super::sampling::Sampling;
 use super::spec::{DataSpec, Reading};
 use super::text_options::{Attend, LossMask, Pack};
 use super::tokenise::Wants;
@@ -21,6 +22,26 @@ impl Reading {
         Wants {
             answers: self.text.mask == LossMask::Answers,
             turns: matches!(pack, Pack::Documents | Pack::Whole),
+        }
+    }
+
+    /// With windows taken so.
+    pub fn sampled(self, sampling: Sampling) -> Self {
+        Reading { sampling, ..self }
+    }
+
+    /// Windows that are read; none for all there are.
+    fn n_read(&self) -> Option<usize> {
+        let wanted = self.max_windows?;
+        Some(self.sampling.n_read(wanted, self.seq_len))
+    }
+
+    /// Of those that were read, those that are wanted.
+    fn chosen(&self, windows: Windows) -> Result<Windows> {
+        let wanted = self.max_windows.unwrap_or(usize::MAX);
+        match self.sampling.chosen(windows.len(), wanted, self.seed) {
+            Some(chosen) => windows.chosen(&chosen),
+            None => Ok(windows),
         }
     }
 

@@ -5,14 +5,13 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::loader::BLOCK_TOKENS;
-use super::spec::Reading;
 use minitron_core::error::{Error, Result};
 use minitron_core::random::SplitMix;
-use minitron_core::windows::Windows;
 
 /// So many times the windows that are wanted are read, where they are spread.
 const SPREAD_OVER: usize = 32;
+/// Tokens that are read at most, where no more are wanted.
+const MOST_TOKENS: usize = 1 << 24;
 
 /// Which windows of a text are taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,32 +37,21 @@ impl FromStr for Sampling {
     }
 }
 
-impl Reading {
-    /// With windows taken so.
-    pub fn sampled(self, sampling: Sampling) -> Self {
-        Reading { sampling, ..self }
-    }
-
-    /// Windows that are read; none for all there are.
-    pub(super) fn n_read(&self) -> Option<usize> {
-        let wanted = self.max_windows?;
-        Some(match self.sampling {
+impl Sampling {
+    /// Windows to read, of which so many are wanted.
+    pub(super) fn n_read(self, wanted: usize, seq_len: usize) -> usize {
+        match self {
             Sampling::First => wanted,
             Sampling::Spread => {
-                let of_block = BLOCK_TOKENS / self.seq_len.max(1);
-                wanted.saturating_mul(SPREAD_OVER).min(of_block).max(wanted)
+                let most = MOST_TOKENS / seq_len.max(1);
+                wanted.saturating_mul(SPREAD_OVER).min(most).max(wanted)
             }
-        })
+        }
     }
 
-    /// Of those that were read, those that are wanted.
-    pub(super) fn chosen(&self, windows: Windows) -> Result<Windows> {
-        match (self.sampling, self.max_windows) {
-            (Sampling::Spread, Some(wanted)) if wanted < windows.len() => {
-                windows.chosen(&spread(windows.len(), wanted, self.seed))
-            }
-            _ => Ok(windows),
-        }
+    /// Of so many that were read, those that are wanted; none for all.
+    pub(super) fn chosen(self, n: usize, wanted: usize, seed: u64) -> Option<Vec<usize>> {
+        (self == Sampling::Spread && wanted < n).then(|| spread(n, wanted, seed))
     }
 }
 
