@@ -12,7 +12,7 @@ use minitron_core::random::SplitMix;
 use minitron_core::windows::Sample;
 use minitron_engine::data::{
     Attend, BLOCK_TOKENS, Cursor, DataLoader, DataSpec, LoaderOptions, Order, Pack, Reading,
-    Sampling, TextOptions, Tokenizer,
+    TextOptions, Tokenizer, WindowSampling,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -484,7 +484,7 @@ fn a_place_in_other_data_is_not_gone_to() {
 }
 
 /// The first id of each window.
-fn firsts(desk: &Desk, (sampling, wanted, seed): (Sampling, Option<usize>, u64)) -> Vec<u32> {
+fn firsts(desk: &Desk, (sampling, wanted, seed): (WindowSampling, Option<usize>, u64)) -> Vec<u32> {
     let reading = Reading {
         max_windows: wanted,
         seed,
@@ -502,22 +502,47 @@ fn windows_are_taken_from_all_over_a_text() {
     for pack in [Pack::Stream, Pack::Documents, Pack::Whole] {
         let mut desk = Desk::new(pack, 8);
         desk.add(None, "", 0, &[8; 300]);
-        let all = firsts(&desk, (Sampling::First, None, 0));
+        let all = firsts(&desk, (WindowSampling::First, None, 0));
         assert_eq!(all.len(), 300);
         // More than there are, or as many: all of them, in order.
         for wanted in [None, Some(300), Some(400)] {
-            assert_eq!(firsts(&desk, (Sampling::Spread, wanted, 0)), all);
+            assert_eq!(firsts(&desk, (WindowSampling::Spread, wanted, 0)), all);
         }
         // One of each of ten stretches of 30.
-        let some = firsts(&desk, (Sampling::Spread, Some(10), 1));
+        let some = firsts(&desk, (WindowSampling::Spread, Some(10), 1));
         let stretches: Vec<u32> = some.iter().map(|first| first / 8 / 30).collect();
         assert_eq!(stretches, (0..10).collect::<Vec<u32>>(), "{pack:?}");
         assert!(some.iter().all(|first| all.contains(first)));
-        assert_eq!(some, firsts(&desk, (Sampling::Spread, Some(10), 1)));
-        assert_ne!(some, firsts(&desk, (Sampling::Spread, Some(10), 2)));
+        assert_eq!(some, firsts(&desk, (WindowSampling::Spread, Some(10), 1)));
+        assert_ne!(some, firsts(&desk, (WindowSampling::Spread, Some(10), 2)));
         // Of a long text no more than 32 times what is wanted is read.
-        let few = firsts(&desk, (Sampling::Spread, Some(2), 1));
+        let few = firsts(&desk, (WindowSampling::Spread, Some(2), 1));
         assert!(few.iter().all(|first| first / 8 < 64), "{few:?}");
-        assert_eq!(firsts(&desk, (Sampling::First, Some(10), 0)), all[..10]);
+        assert_eq!(
+            firsts(&desk, (WindowSampling::First, Some(10), 0)),
+            all[..10]
+        );
     }
+}
+
+/// Documents of their own are taken from all over the text too, whatever their length.
+#[test]
+fn documents_of_any_length_are_taken_from_all_over_a_text() {
+    let mut desk = Desk::new(Pack::Documents, 8);
+    // Long ones in front: sorted by length they come last.
+    let lengths: Vec<usize> = (0..300).map(|place| 8 - place / 50).collect();
+    desk.add(None, "", 0, &lengths);
+    let mut begins: Vec<u32> = Vec::new();
+    let mut begin = 0;
+    for &length in &lengths {
+        begins.push(begin);
+        begin += length as u32;
+    }
+    let mut places: Vec<usize> = firsts(&desk, (WindowSampling::Spread, Some(10), 1))
+        .iter()
+        .map(|first| begins.iter().position(|begin| begin == first).unwrap())
+        .collect();
+    places.sort_unstable();
+    let stretches: Vec<usize> = places.iter().map(|place| place / 30).collect();
+    assert_eq!(stretches, (0..10).collect::<Vec<usize>>());
 }

@@ -39,7 +39,7 @@ pub struct Ports {
     pub readers: Vec<Role>,
     /// The one that writes to it, where all tokens go through one.
     pub writer: Option<Writer>,
-    /// That of each of its equal parts, experts.
+    /// That of each of its equal parts, experts. Each shows what it reads, with tokens or without.
     pub of_units: Option<Writer>,
 }
 

@@ -168,27 +168,28 @@ impl ProjectionStats {
 
 /// The moments of one batch of X, R and what R is left of.
 pub(super) fn moments(x: &Tensor, r: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
-    let r_ne = rows(r)?;
-    let target_squared = total(&rows(target)?.f_square()?)?;
-    moments_of_some((&rows(x)?, &r_ne), &r_ne, target_squared)
+    let (x_nc, r_ne) = (rows(x)?, rows(r)?);
+    let numbers = [
+        total(&r_ne.f_square()?)?,
+        r_ne.size2()?.0 as f64,
+        total(&rows(target)?.f_square()?)?,
+    ];
+    let r_sum_e = r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?;
+    products((&x_nc, &r_ne), r_sum_e, numbers)
 }
 
-/// The same where X is zero for all but some tokens: X and R of these, R of all of them.
-pub(super) fn moments_of_some(
+/// The same of X and R at the tokens where X is not zero. The sum of R, ‖R‖², N and what R is left
+/// of are of all tokens.
+pub(super) fn products(
     (x_nc, r_ne): (&Tensor, &Tensor),
-    all_ne: &Tensor,
-    target_squared: f64,
+    r_sum_e: Tensor,
+    numbers: [f64; 3],
 ) -> Result<Vec<Tensor>> {
-    let numbers = [
-        total(&all_ne.f_square()?)?,
-        all_ne.size2()?.0 as f64,
-        target_squared,
-    ];
     Ok(vec![
         x_nc.f_transpose(0, 1)?.f_matmul(x_nc)?,
         r_ne.f_transpose(0, 1)?.f_matmul(x_nc)?,
         x_nc.f_sum_dim_intlist(0i64, false, Kind::Double)?,
-        all_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?,
+        r_sum_e,
         Tensor::f_from_slice(&numbers)?,
     ])
 }
@@ -203,7 +204,7 @@ pub(super) fn add_to(sum: &mut Tensor, given: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn total(x: &Tensor) -> Result<f64> {
+pub(super) fn total(x: &Tensor) -> Result<f64> {
     Ok(x.f_sum(Kind::Double)?.f_double_value(&[])?)
 }
 

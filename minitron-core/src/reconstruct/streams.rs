@@ -59,6 +59,9 @@ impl StudentEditor<'_> {
     /// Readers are shown where the reference is the teacher; writers whose output is normed before
     /// it is added are not shown, since they are not linear in the stream.
     ///
+    /// Experts are shown one after the other from one pass of their layer. What a visitor changes
+    /// of one's writer is taken from what the next ones lack; other changes are not seen by them.
+    ///
     /// A plan that removes nothing leaves no residuals, so nothing is shown then.
     ///
     /// # Errors
@@ -300,7 +303,8 @@ impl Streams {
         drop(block);
         for at in editor.units_of(half.at, writer) {
             let stats = units.stats(editor, at, self.sweep.holds_out)?;
-            let before_ec = editor.read(at, writer.role, ParamKind::Weight)?;
+            // Rows in memory are overwritten where they lie.
+            let before_ec = editor.read(at, writer.role, ParamKind::Weight)?.copy();
             visit(editor, &stats)?;
             let after_ec = editor.read(at, writer.role, ParamKind::Weight)?;
             if after_ec != before_ec {

@@ -1,5 +1,5 @@
 //! What experts write to the stream, fitted one after the other from one pass of their layer: what
-//! one of them changes is taken from what the stream lacks.
+//! a fit changes is taken from what the stream lacks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::half::Half;
-use super::projections::{ProjectionSet, ProjectionStats, moments_of_some, rows};
+use super::projections::{ProjectionSet, ProjectionStats, products, rows, total};
 use super::store::TensorStore;
 use crate::error::{Present, Result};
 use crate::model::{Port, Site, Tap};
@@ -18,15 +18,25 @@ use crate::spec::{At, ParamKind, Role, Writer};
 pub(super) struct UnitWriters {
     role: Role,
     scale: f64,
-    /// What an expert reads of its tokens [N, C], by batch and expert.
+    /// What an expert reads of its tokens [N, C] as computed, by batch and expert.
     inputs: TensorStore,
-    /// Places of these among the batch's tokens, [N].
-    places: BTreeMap<String, Tensor>,
-    /// What the stream lacks, [B·T, E] by batch.
+    /// Places of these among the batch's tokens [N].
+    places: TensorStore,
+    /// What the stream lacks [B·T, E] in f32, by batch.
     lacking: TensorStore,
-    /// What the part has to add to it, ‖·‖² by batch.
-    targets: Vec<f64>,
+    batches: Vec<Lacking>,
     device: Device,
+}
+
+/// Of one batch, over all its tokens.
+struct Lacking {
+    /// Sum of what the stream lacks, [E] in f64.
+    r_sum_e: Tensor,
+    /// ‖·‖² of it.
+    r_squared: f64,
+    n_tokens: usize,
+    /// ‖·‖² of what the part has to add.
+    target_squared: f64,
 }
 
 impl UnitWriters {
@@ -36,9 +46,9 @@ impl UnitWriters {
             role: writer.role,
             scale: half.part.scale,
             inputs: TensorStore::new(dir, "experts")?,
-            places: BTreeMap::new(),
+            places: TensorStore::new(dir, "places")?,
             lacking: TensorStore::new(dir, "lacking")?,
-            targets: Vec::new(),
+            batches: Vec::new(),
             device: Device::Cpu,
         })
     }
@@ -46,21 +56,20 @@ impl UnitWriters {
     /// Adds a batch: what its experts read, what the stream lacks after the part and what the part
     /// added, both [B, T, E] in f32.
     pub fn push(&mut self, seen: UnitInputs, r_bte: &Tensor, added_bte: &Tensor) -> Result<()> {
-        let batch = self.targets.len();
-        let target = rows(&r_bte.f_add(added_bte)?)?.f_square()?;
-        self.targets
-            .push(target.f_sum(Kind::Double)?.f_double_value(&[])?);
-        self.lacking.put(&batch.to_string(), &rows(r_bte)?)?;
+        let batch = self.batches.len();
+        let r_ne = rows(r_bte)?;
+        self.batches.push(Lacking {
+            r_sum_e: sum(&r_ne)?,
+            r_squared: total(&r_ne.f_square()?)?,
+            n_tokens: r_ne.size2()?.0 as usize,
+            target_squared: total(&r_bte.f_add(added_bte)?.f_square()?)?,
+        });
+        self.lacking.put(&batch.to_string(), &r_ne)?;
         self.device = r_bte.device();
         for (unit, (places_n, x_nc)) in seen.by_unit {
-            let x_nc = if self.scale == 1.0 {
-                x_nc
-            } else {
-                x_nc.f_mul_scalar(self.scale)?
-            };
             let name = name(batch, unit);
             self.inputs.put(&name, &x_nc)?;
-            self.places.insert(name, places_n);
+            self.places.put(&name, &places_n)?;
         }
         Ok(())
     }
@@ -80,11 +89,15 @@ impl UnitWriters {
         let mut stats = ProjectionStats::new(projections, holds_out)?;
         stats.scale = self.scale;
         let text = editor.calibration()?;
-        for (batch, &target) in self.targets.iter().enumerate() {
+        for (batch, of_all) in self.batches.iter().enumerate() {
             let (x_nc, places_n) = self.read(batch, at)?;
-            let r_ne = self.lacking(batch)?;
-            let mine_ne = r_ne.f_index_select(0, &places_n)?;
-            let of_batch = moments_of_some((&x_nc, &mine_ne), &r_ne, target)?;
+            let numbers = [
+                of_all.r_squared,
+                of_all.n_tokens as f64,
+                of_all.target_squared,
+            ];
+            let r_ne = self.lacking(batch, &places_n)?;
+            let of_batch = products((&x_nc, &r_ne), of_all.r_sum_e.shallow_clone(), numbers)?;
             text.in_order(batch, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
@@ -94,31 +107,44 @@ impl UnitWriters {
     pub fn take(&mut self, at: At, delta_ec: &Tensor) -> Result<()> {
         let delta_ce = delta_ec.f_transpose(0, 1)?.f_to_kind(Kind::Float)?;
         let delta_ce = delta_ce.f_to_device(self.device)?;
-        for batch in 0..self.targets.len() {
+        for batch in 0..self.batches.len() {
             let (x_nc, places_n) = self.read(batch, at)?;
-            if places_n.numel() > 0 {
-                let given_ne = x_nc.f_to_kind(Kind::Float)?.f_matmul(&delta_ce)?;
-                let mut r_ne = self.lacking(batch)?;
-                let _ = r_ne.f_index_add_(0, &places_n, &given_ne.f_neg()?)?;
-                self.lacking.put(&batch.to_string(), &r_ne)?;
-            }
+            let before_ne = self.lacking(batch, &places_n)?;
+            let after_ne = before_ne.f_sub(&x_nc.f_matmul(&delta_ce)?)?;
+            let of_all = self.batches.get_mut(batch).present("a batch")?;
+            of_all.r_sum_e = of_all.r_sum_e.f_add(&sum(&after_ne)?)?;
+            of_all.r_sum_e = of_all.r_sum_e.f_sub(&sum(&before_ne)?)?;
+            of_all.r_squared += total(&after_ne.f_square()?)? - total(&before_ne.f_square()?)?;
+            self.lacking
+                .put_rows(&batch.to_string(), &places_n, &after_ne)?;
         }
         Ok(())
     }
 
+    /// In f32, as the part adds it.
     fn read(&self, batch: usize, at: At) -> Result<(Tensor, Tensor)> {
         let name = name(batch, at);
-        let places_n = self.places.get(&name).present("tokens of an expert")?;
+        self.places.get(&name).present(
+            "what an expert reads: its mixer shows it of each, be it with tokens or without",
+        )?;
         let x_nc = self.inputs.read(&name)?.f_to_device(self.device)?;
-        Ok((x_nc, places_n.shallow_clone()))
+        let x_nc = x_nc.f_to_kind(Kind::Float)?;
+        let x_nc = match self.scale == 1.0 {
+            true => x_nc,
+            false => x_nc.f_mul_scalar(self.scale)?,
+        };
+        Ok((x_nc, self.places.read(&name)?))
     }
 
-    fn lacking(&self, batch: usize) -> Result<Tensor> {
-        Ok(self
-            .lacking
-            .read(&batch.to_string())?
-            .f_to_device(self.device)?)
+    fn lacking(&self, batch: usize, places_n: &Tensor) -> Result<Tensor> {
+        let r_ne = self.lacking.read_rows(&batch.to_string(), places_n)?;
+        Ok(r_ne.f_to_device(self.device)?)
     }
+}
+
+/// Over tokens, in f64.
+fn sum(r_ne: &Tensor) -> Result<Tensor> {
+    Ok(r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?)
 }
 
 fn name(batch: usize, at: At) -> String {
@@ -152,7 +178,8 @@ impl Tap for UnitInputs {
     /// What is zero takes no part in any sum.
     fn see(&mut self, site: Site, x: &Tensor) -> Result<()> {
         if let Site::Inside { at, .. } = site {
-            let x_nc = rows(x)?;
+            let width = x.size().last().copied().present("neurons of an expert")?;
+            let x_nc = x.f_reshape([-1, width])?;
             let is_there = x_nc.f_ne(0.0)?.f_any_dim(1, false)?;
             let places_n = is_there.f_nonzero()?.f_squeeze_dim(1)?;
             let x_nc = x_nc.f_index_select(0, &places_n)?;

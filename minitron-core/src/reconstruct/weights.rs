@@ -17,8 +17,7 @@ impl StudentEditor<'_> {
     /// A weight of the student, as a layer multiplies with it, [out | in], in f64 on the CPU.
     ///
     /// # Errors
-    /// `Internal` where the family has none: ask
-    /// [`ModelSpec::find`](crate::spec::ModelSpec::find) first.
+    /// `Internal` where the family has none: ask [`StudentEditor::has`] first.
     pub fn read(&self, at: At, role: Role, kind: ParamKind) -> Result<Tensor> {
         let (param, row) = self.placed(at, role, kind)?;
         let rows = row.map(|row| row..row + 1);
@@ -200,9 +199,11 @@ impl StudentEditor<'_> {
             let all = student.read_rows(&name, 0..info.shape.first().copied().unwrap_or(0))?;
             drop(student);
             let _ = self.factors.remove(&name);
-            self.changes.put(&name, &all)?;
+            self.changes.put(&name, &all.copy())?;
         }
-        self.changes.put_row(&name, row, &stored)
+        let row_1 = Tensor::f_from_slice(&[row as i64])?;
+        self.changes
+            .put_rows(&name, &row_1, &stored.f_unsqueeze(0)?)
     }
 
     /// Puts a norm's gain in the place of the student's, however it is stored.
@@ -280,7 +281,11 @@ impl StudentEditor<'_> {
         if let At::Unit { unit, .. } = at
             && self.stacked_roles(at.whole()).contains(&role)
         {
-            return Ok((self.param(at.whole(), role, kind)?, Some(unit)));
+            let param = self.param(at.whole(), role, kind)?;
+            let experts = param.sides.first();
+            if experts.is_some_and(|experts| unit < self.spec().len(experts)) {
+                return Ok((param, Some(unit)));
+            }
         }
         Ok((self.param(at, role, kind)?, None))
     }

@@ -9,6 +9,6 @@ mod window;
 
 pub use batch::{Batch, Task, WindowRows};
 pub use padding::fill;
-pub use token::{Marks, Token};
+pub use token::{Marks, Token, predicts};
 pub use tokenize::Tokenize;
 pub use window::{Sample, Windows, fits};

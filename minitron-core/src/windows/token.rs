@@ -111,6 +111,12 @@ impl Marks {
     }
 }
 
+/// Whether something is predicted in a window of these tokens: nothing is where none after the
+/// first counts.
+pub fn predicts(run: &[Token]) -> bool {
+    run.iter().skip(1).any(|token| token.marks().counts())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

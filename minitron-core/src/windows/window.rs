@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use tch::{Device, Tensor};
 
 use super::padding::{fill, onto};
-use super::token::{Marks, Token};
+use super::token::{Marks, Token, predicts};
 use crate::error::{Error, Present, Result};
 use crate::spec::Options;
 
@@ -129,8 +129,7 @@ impl Windows {
         special_tokens: Option<(u32, u32)>,
         (name, inside_documents): (&str, bool),
     ) -> Result<Self> {
-        // Where nothing after the first token counts, nothing is predicted.
-        runs.retain(|run| run.iter().skip(1).any(|token| token.marks().counts()));
+        runs.retain(|run| predicts(run));
         runs.truncate(max_windows.unwrap_or(usize::MAX));
         runs.sort_by_key(Vec::len);
         let Some(longest) = runs.last().map(Vec::len) else {

@@ -2,14 +2,14 @@
 
 use super::documents::DataSources;
 use super::packing::{WholePacker, cut_at_turns};
-use super::sampling::Sampling;
+use super::sampling::WindowSampling;
 use super::spec::{DataSpec, Reading};
 use super::text_options::{Attend, LossMask, Pack};
 use super::tokenise::Wants;
 use super::tokenizer::Tokenizer;
 use minitron_core::error::{Error, Result};
 use minitron_core::registry::Registry;
-use minitron_core::windows::{Token, Tokenize, Windows};
+use minitron_core::windows::{Token, Tokenize, Windows, predicts};
 
 impl Reading {
     /// Whether attention stays inside documents.
@@ -26,7 +26,7 @@ impl Reading {
     }
 
     /// With windows taken so.
-    pub fn sampled(self, sampling: Sampling) -> Self {
+    pub fn sampled(self, sampling: WindowSampling) -> Self {
         Reading { sampling, ..self }
     }
 
@@ -36,13 +36,10 @@ impl Reading {
         Some(self.sampling.n_read(wanted, self.seq_len))
     }
 
-    /// Of those that were read, those that are wanted.
-    fn chosen(&self, windows: Windows) -> Result<Windows> {
-        let wanted = self.max_windows.unwrap_or(usize::MAX);
-        match self.sampling.chosen(windows.len(), wanted, self.seed) {
-            Some(chosen) => windows.chosen(&chosen),
-            None => Ok(windows),
-        }
+    /// Of so many that were read, those that are wanted; none for all.
+    fn chosen(&self, n: usize) -> Option<Vec<usize>> {
+        let wanted = self.max_windows?;
+        self.sampling.chosen(n, wanted, self.seed)
     }
 
     /// Reads, tokenises, joins and cuts.
@@ -74,27 +71,50 @@ impl Reading {
         let sources = DataSources::new(specs, self, registry)?;
         let (name, pack) = (sources.name(), sources.pack(&self.text)?);
         let kind = (name.as_str(), self.is_inside_documents());
-        let windows = match pack {
+        match pack {
             Pack::Documents => {
                 let documents = self.documents(&sources, tokenizer, pack)?;
-                Windows::of_runs(documents, self.n_read(), tokenizer.special_tokens(), kind)
+                self.of_runs(documents, tokenizer, kind)
             }
             Pack::Whole => {
-                let windows = self.packed(&sources, tokenizer)?;
-                Windows::of_runs(windows, self.n_read(), tokenizer.special_tokens(), kind)
+                let runs = self.packed(&sources, tokenizer)?;
+                self.of_runs(runs, tokenizer, kind)
             }
             Pack::Auto | Pack::Stream => {
                 let tokens = self.stream(&sources, tokenizer, pack)?;
-                Windows::cut_stream(
+                let windows = Windows::cut_stream(
                     tokens,
                     self.seq_len,
                     self.n_read(),
                     tokenizer.special_tokens(),
                     kind,
-                )
+                )?;
+                match self.chosen(windows.len()) {
+                    Some(chosen) => windows.chosen(&chosen),
+                    None => Ok(windows),
+                }
             }
-        };
-        self.chosen(windows?)
+        }
+    }
+
+    /// A window each, those that are wanted.
+    fn of_runs(
+        &self,
+        mut runs: Vec<Vec<Token>>,
+        tokenizer: &Tokenizer,
+        kind: (&str, bool),
+    ) -> Result<Windows> {
+        runs.retain(|run| predicts(run));
+        runs.truncate(self.n_read().unwrap_or(usize::MAX));
+        // Before they are sorted by length.
+        if let Some(chosen) = self.chosen(runs.len()) {
+            let mut places = 0..;
+            runs.retain(|_| {
+                let place = places.next();
+                place.is_some_and(|place| chosen.binary_search(&place).is_ok())
+            });
+        }
+        Windows::of_runs(runs, None, tokenizer.special_tokens(), kind)
     }
 
     /// All documents in one stream, as far as it is wanted.
@@ -117,8 +137,8 @@ impl Reading {
         Ok(tokens)
     }
 
-    /// Documents cut at a window's length, or where the last turn ends that has room; at most so
-    /// many of two tokens or more.
+    /// Documents cut at a window's length, or where the last turn ends that has room; those of two
+    /// tokens or more are as many as are read.
     fn documents(
         &self,
         sources: &DataSources,

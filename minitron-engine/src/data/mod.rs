@@ -23,7 +23,7 @@ pub use block::Start;
 pub use documents::DocumentPosition;
 pub use loader::{BLOCK_TOKENS, Cursor, DataLoader, LoaderOptions};
 pub use order::Order;
-pub use sampling::Sampling;
+pub use sampling::WindowSampling;
 pub use spec::{DataSpec, Reading, files_of};
 pub use stream::SourceCursor;
 pub use text_options::{Attend, LossMask, Pack, TextOptions};

@@ -16,7 +16,7 @@ const MOST_TOKENS: usize = 1 << 24;
 /// Which windows of a text are taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Sampling {
+pub enum WindowSampling {
     /// The first ones.
     #[default]
     First,
@@ -26,23 +26,23 @@ pub enum Sampling {
     Spread,
 }
 
-impl FromStr for Sampling {
+impl FromStr for WindowSampling {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "first" => Ok(Sampling::First),
-            "spread" => Ok(Sampling::Spread),
+            "first" => Ok(WindowSampling::First),
+            "spread" => Ok(WindowSampling::Spread),
             other => Err(Error::unknown("sampling", other, ["first", "spread"])),
         }
     }
 }
 
-impl Sampling {
+impl WindowSampling {
     /// Windows to read, of which so many are wanted.
     pub(super) fn n_read(self, wanted: usize, seq_len: usize) -> usize {
         match self {
-            Sampling::First => wanted,
-            Sampling::Spread => {
+            WindowSampling::First => wanted,
+            WindowSampling::Spread => {
                 let most = MOST_TOKENS / seq_len.max(1);
                 wanted.saturating_mul(SPREAD_OVER).min(most).max(wanted)
             }
@@ -51,7 +51,7 @@ impl Sampling {
 
     /// Of so many that were read, those that are wanted; none for all.
     pub(super) fn chosen(self, n: usize, wanted: usize, seed: u64) -> Option<Vec<usize>> {
-        (self == Sampling::Spread && wanted < n).then(|| spread(n, wanted, seed))
+        (self == WindowSampling::Spread && wanted < n).then(|| spread(n, wanted, seed))
     }
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::sampling::Sampling;
+use super::sampling::WindowSampling;
 use super::text_options::TextOptions;
 use minitron_core::contract::Corpus;
 use minitron_core::error::{Error, Result};
@@ -158,7 +158,7 @@ pub struct Reading {
     /// At most so many windows.
     pub max_windows: Option<usize>,
     /// Which of them.
-    pub sampling: Sampling,
+    pub sampling: WindowSampling,
     /// Seed of generated corpora and of spread samples.
     pub seed: u64,
 }
@@ -171,7 +171,7 @@ impl TextOptions {
             text: self.clone(),
             seq_len,
             max_windows,
-            sampling: Sampling::First,
+            sampling: WindowSampling::First,
             seed,
         }
     }

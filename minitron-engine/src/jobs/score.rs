@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, at_least_1, seq_len_or_default};
 use super::identity::identity_of;
-use crate::data::{DataSpec, Sampling, TextOptions, files_of};
+use crate::data::{DataSpec, TextOptions, WindowSampling, files_of};
 use crate::score::{self, Metric};
 use minitron_core::calibrate::{NamedMetric, Scores};
 use minitron_core::checkpoint::{Identity, Reader};
@@ -40,7 +40,7 @@ pub struct ScoreOptions {
     pub samples: usize,
     /// Which windows: the `first` ones, or `spread` over the text.
     #[arg(long, default_value = "first")]
-    pub sampling: Sampling,
+    pub sampling: WindowSampling,
     /// Tokens per window [default: the model's positions, at most 512]
     #[arg(long)]
     pub seq_len: Option<usize>,
@@ -70,7 +70,7 @@ impl Default for ScoreOptions {
             data: Vec::new(),
             metrics: Vec::new(),
             samples: 1024,
-            sampling: Sampling::First,
+            sampling: WindowSampling::First,
             seq_len: None,
             batch_size: 8,
             text: TextOptions::default(),

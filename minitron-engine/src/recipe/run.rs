@@ -104,6 +104,12 @@ fn what_decides(stage: &Stage) -> Value {
         if sizes.is_some_and(Map::is_empty) {
             options.shift_remove("size");
         }
+        // The first windows were all there were; `score` takes them still.
+        for sampling in ["sampling", "reconstruct_sampling"] {
+            if options.get(sampling).is_some_and(|way| way == "first") {
+                options.shift_remove(sampling);
+            }
+        }
         if let Some(cache) = options.get_mut("teacher_cache") {
             *cache = Value::from(!cache.is_null());
         }

@@ -10,6 +10,7 @@ use super::grid::{Candidate, Grid, GridAxis, Survey, Within};
 use super::predicate::Predicate;
 use super::record::SearchTarget;
 use super::size_list::SizeList;
+use crate::data::WindowSampling;
 use crate::jobs::clients::warn_of_many;
 use crate::jobs::context::Context;
 use crate::jobs::inspect::open;
@@ -96,6 +97,9 @@ pub struct SearchOptions {
     /// Windows of the training text that reconstructions look at.
     #[arg(long, default_value_t = Self::default().reconstruct_samples)]
     pub reconstruct_samples: usize,
+    /// Which of them: `spread` over the text, or the `first` ones.
+    #[arg(long, default_value = "spread")]
+    pub reconstruct_sampling: WindowSampling,
     /// Memory for candidates that learn side by side [default: half of what is free]
     #[arg(long)]
     #[schemars(extend("decides" = false))]
@@ -133,6 +137,7 @@ impl Default for SearchOptions {
             by: BTreeMap::new(),
             reconstruct: Vec::new(),
             reconstruct_samples: 128,
+            reconstruct_sampling: WindowSampling::Spread,
             max_memory: None,
             teacher_options: TeacherOptions::default(),
             training: TrainingOptions::default(),

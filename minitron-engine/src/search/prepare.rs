@@ -3,7 +3,7 @@
 use tch::Kind;
 
 use super::options::SearchOptions;
-use crate::data::{DataSpec, Sampling, Tokenizer};
+use crate::data::{DataSpec, Tokenizer};
 use crate::jobs::context::Context;
 use crate::jobs::prune::reconstruction::ReconstructOptions;
 use crate::jobs::train::options::TrainingOptions;
@@ -49,7 +49,7 @@ pub(super) fn losses(context: &Context, options: &SearchOptions) -> Vec<PluginSp
     }
 }
 
-/// Reconstructions look at windows spread over the training text.
+/// Reconstructions look at windows of the training text.
 pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
     let training = &options.training;
     ReconstructOptions {
@@ -57,15 +57,25 @@ pub(super) fn reconstruction(options: &SearchOptions) -> ReconstructOptions {
         data: if options.reconstruct.is_empty() {
             Vec::new()
         } else {
-            training.data.clone()
+            unweighted(&training.data)
         },
         samples: options.reconstruct_samples,
-        sampling: Sampling::Spread,
+        sampling: options.reconstruct_sampling,
         seq_len: training.seq_len,
         batch_size: training.batch_size,
         uncompensated: false,
         text: training.text.clone(),
     }
+}
+
+/// A mixture's data one after another.
+fn unweighted(data: &[DataSpec]) -> Vec<DataSpec> {
+    let data = data.iter();
+    data.map(|spec| DataSpec {
+        weight: None,
+        ..spec.clone()
+    })
+    .collect()
 }
 
 /// The held-out text; the beginning of the training text where none is given, which is said.
@@ -83,16 +93,8 @@ pub(super) fn eval_windows(
     let message =
         "eval_data: none is given, so candidates are judged on text that they also learn from";
     context.progress.warn(message);
-    let eval_data = training
-        .data
-        .iter()
-        .map(|data| DataSpec {
-            weight: None,
-            ..data.clone()
-        })
-        .collect();
     let own = TrainingOptions {
-        eval_data,
+        eval_data: unweighted(&training.data),
         ..training.clone()
     };
     let windows = own.eval_windows(context, &folder.spec, tokenizer)?;

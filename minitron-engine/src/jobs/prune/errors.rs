@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use minitron_core::plan::Explained;
 use minitron_core::reconstruct::{Fit, StudentEditor};
-use minitron_core::spec::{At, HIDDEN, ParamKind, Role, dim_of_layer, dim_of_unit, split_unit};
+use minitron_core::spec::{
+    At, HIDDEN, ParamKind, Role, Side, dim_of_layer, dim_of_unit, split_unit,
+};
 
 /// Fits as a report and `plan.json` have them: mean squares a token, and shares of the target.
 pub(super) fn in_json(editor: &StudentEditor) -> Vec<Value> {
@@ -60,10 +62,20 @@ fn dims(editor: &StudentEditor, fit: &Fit) -> Vec<String> {
     }
     let (spec, at) = (editor.spec(), fit.projections.at);
     let roles = fit.projections.roles.iter();
-    let weights = roles.filter_map(|&role| spec.find(at, role, ParamKind::Weight));
-    let sides = weights.flat_map(|param| &param.sides);
+    let weights = roles.filter_map(|&role| {
+        let own = spec.find(at, role, ParamKind::Weight);
+        own.or_else(|| spec.find(at.whole(), role, ParamKind::Weight))
+    });
+    let sides = weights.flat_map(|param| match (unit_of(fit), param.sides.as_slice()) {
+        // An expert's row of one tensor.
+        (Some(unit), [_, of_row @ ..]) if param.at != at => {
+            of_row.iter().map(|side| side.in_row(unit)).collect()
+        }
+        (_, sides) => sides.to_vec(),
+    });
+    let sides: Vec<Side> = sides.collect();
     let mut found = Vec::new();
-    for dim in sides.flat_map(|side| side.dims()) {
+    for dim in sides.iter().flat_map(|side| side.dims()) {
         let name = match split_unit(dim) {
             (kind, Some(layer), None) => dim_of_layer(kind, editor.source_layer(layer)),
             (kind, Some(layer), Some(unit)) => {

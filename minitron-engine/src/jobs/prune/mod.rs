@@ -50,7 +50,7 @@ impl PruneOptions {
                                 layers_apart allocator axes by plan";
         let is_told = self.reconstruction.looks_at_text(context)? || self.rounds > 1;
         let looks_at_text = match is_told {
-            true => "rounds metrics reconstruct data samples seq_len seed",
+            true => "rounds metrics reconstruct data samples sampling seq_len seed",
             false => "reconstruct seed",
         };
         let mut told = serde_json::to_value(self).unwrap_or_default();

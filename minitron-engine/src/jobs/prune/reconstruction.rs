@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::errors::in_json;
-use crate::data::{DataSpec, Sampling, TextOptions, files_of};
+use crate::data::{DataSpec, TextOptions, WindowSampling, files_of};
 use crate::jobs::context::{Context, at_least_1, seq_len_or_default};
 use minitron_core::calibrate::{Calibration, World};
 use minitron_core::contract::Reconstruction;
@@ -38,7 +38,7 @@ pub struct ReconstructOptions {
     pub samples: usize,
     /// Which windows: `spread` over the text, or the `first` ones.
     #[arg(long, default_value = "spread")]
-    pub sampling: Sampling,
+    pub sampling: WindowSampling,
     /// Tokens per window [default: the model's positions, at most 512]
     #[arg(long)]
     pub seq_len: Option<usize>,
@@ -60,7 +60,7 @@ impl Default for ReconstructOptions {
             reconstruct: Vec::new(),
             data: Vec::new(),
             samples: 128,
-            sampling: Sampling::Spread,
+            sampling: WindowSampling::Spread,
             seq_len: None,
             batch_size: 8,
             uncompensated: false,
