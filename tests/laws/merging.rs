@@ -1,6 +1,6 @@
 //! Dropped experts that are merged into kept ones.
 
-use minitron::{registry, some_ids, tiny_llama, tiny_nemotron_h, tiny_qwen2_moe};
+use minitron::{registry, some_ids, tiny_gpt_oss, tiny_llama, tiny_nemotron_h, tiny_qwen2_moe};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::Reconstruction;
 use minitron_core::mixers::{CORRECTION, EXPERTS_DOWN};
@@ -8,22 +8,11 @@ use minitron_core::reconstruct::{LayerTrials, ReconstructInputs, StudentEditor};
 use minitron_core::spec::{
     At, EXPERT_MLP, EXPERTS, ModelSpec, Param, ParamKind, Part, Side, dim_of_layer, split_unit,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tch::Tensor;
 
 use super::reconstruction::{Ward, distance, logits};
 use super::{Model, REORDERED, relative};
-
-/// Experts of 12 neurons in one tensor, with biases.
-fn tiny_gpt_oss() -> Value {
-    json!({
-        "model_type": "gpt_oss", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 12,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
-        "num_local_experts": 6, "num_experts_per_tok": 2, "max_position_embeddings": 64,
-        "layer_types": ["full_attention", "full_attention"], "attention_bias": true,
-        "tie_word_embeddings": false, "rms_norm_eps": 1e-6
-    })
-}
 
 /// Experts in two of four layers, one for all tokens beside them.
 fn hybrid() -> Value {

@@ -342,6 +342,27 @@ fn those_that_are_screened_out_are_not_trained_nor_counted() {
     assert_eq!(report["rungs"][0]["n_candidates"], 3);
 }
 
+/// A mixture is learned from by weight; what repairs candidates is read one after the other.
+#[test]
+fn candidates_are_repaired_on_the_text_of_a_mixture() {
+    let workspace = workspace();
+    let of = |reconstruct: &[&str]| {
+        let mut options = options(&workspace);
+        options.reconstruct = reconstruct.iter().map(|tag| tag.parse().unwrap()).collect();
+        options.reconstruct_samples = 4;
+        for data in &mut options.training.data {
+            data.weight = Some(0.5);
+        }
+        with_context(false, |context| {
+            let out = workspace.at(&reconstruct.join("-"));
+            search(context, &options, &out, false, false)
+        })
+        .unwrap()
+    };
+    let kl = |report: &Value| report["candidates"][0]["zero_shot"].clone();
+    assert_ne!(kl(&of(&["none"])), kl(&of(&["least_squares"])));
+}
+
 #[test]
 fn candidates_that_take_turns_come_to_what_they_come_to_together() {
     let workspace = workspace();

@@ -1,4 +1,4 @@
-use minitron::{Workspace, tiny_qwen2_moe};
+use minitron::{Workspace, tiny_gpt_oss, tiny_qwen2_moe};
 
 use super::succeeds;
 
@@ -35,21 +35,25 @@ fn ranks_reconstruct_to_the_bytes_of_one_process() {
 }
 
 #[test]
-fn ranks_merge_experts_to_the_bytes_of_one_process() {
-    let workspace = Workspace::new().model("teacher", &tiny_qwen2_moe(), 1);
-    let workspace = workspace.text("text.txt");
-    let score = "score teacher --data text.txt --samples 8 --seq-len 16 --out scores.safetensors";
-    succeeds(&workspace, 1, score);
-    let command = format!(
-        "prune teacher --scores scores.safetensors --size experts=3 {TEXT} --reconstruct \
-         expert_merge --reconstruct least_squares"
-    );
-    for n in [1, 2, 3] {
-        succeeds(&workspace, n, &format!("{command} --out {n}"));
-        let (one, other) = ["1", &n.to_string()]
-            .map(|out| workspace.bytes(&format!("{out}/model.safetensors")))
-            .into();
-        assert!(one == other, "{n} ranks");
+fn ranks_merge_and_refit_experts_to_the_bytes_of_one_process() {
+    for (config, heal) in [
+        (tiny_qwen2_moe(), "--heal expert_merge --heal least_squares"),
+        (tiny_gpt_oss(), "--heal least_squares"),
+    ] {
+        let workspace = Workspace::new().model("teacher", &config, 1);
+        let workspace = workspace.text("text.txt");
+        let score =
+            "score teacher --data text.txt --samples 8 --seq-len 16 --out scores.safetensors";
+        succeeds(&workspace, 1, score);
+        let command =
+            format!("prune teacher --scores scores.safetensors --size experts=3 {TEXT} {heal}");
+        for n in [1, 2, 3] {
+            succeeds(&workspace, n, &format!("{command} --out {n}"));
+            let (one, other) = ["1", &n.to_string()]
+                .map(|out| workspace.bytes(&format!("{out}/model.safetensors")))
+                .into();
+            assert!(one == other, "{heal}: {n} ranks");
+        }
     }
 }
 

@@ -273,6 +273,17 @@ pub fn alike() -> Vec<Value> {
     alike
 }
 
+/// Experts of 12 neurons in one tensor, with biases.
+pub fn tiny_gpt_oss() -> Value {
+    serde_json::json!({
+        "model_type": "gpt_oss", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 12,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "num_local_experts": 6, "num_experts_per_tok": 2, "max_position_embeddings": 64,
+        "layer_types": ["full_attention", "full_attention"], "attention_bias": true,
+        "tie_word_embeddings": false, "rms_norm_eps": 1e-6
+    })
+}
+
 /// Three layers, of which the last has experts and one for all tokens, the others an MLP.
 pub fn tiny_qwen2_moe() -> Value {
     serde_json::json!({
