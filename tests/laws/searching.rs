@@ -484,6 +484,7 @@ prune = { hidden = 23 }
 [[rows]]
 name = "scratch"
 chain = ["score", "prune", "scratch", "eval"]
+seeds = [1]
 prune = { hidden = 24, mlp = 32 }
 [[rows]]
 name = "twice"
@@ -537,7 +538,12 @@ reference = ["scratch"]
     // retrained ones are scored anew.
     assert_eq!(
         (folders("score-"), folders("distill-"), folders("scratch-")),
-        (3, 6, 2)
+        (3, 6, 1)
+    );
+    let dear = &row("scratch")["values"]["loss"];
+    assert!(
+        dear["by_seed"].as_array().unwrap().len() == 1 && dear["std"].is_null(),
+        "{dear}"
     );
     let over = &row("width")["values"]["loss"];
     let by_seed: Vec<f64> = serde_json::from_value(over["by_seed"].clone()).unwrap();
@@ -620,6 +626,10 @@ fn a_comparison_that_cannot_be_meant_is_refused_with_its_place() {
         (
             "model = \"m\"\n[[rows]]\nname = \"a\"\n[[ratios]]\nrows = [\"b\"]\nreference = []",
             "no row is called `b`",
+        ),
+        (
+            "model = \"m\"\n[[rows]]\nname = \"a\"\nseeds = []",
+            "row `a`: seeds: expected at least one",
         ),
         ("rows = 1", "invalid type"),
         (

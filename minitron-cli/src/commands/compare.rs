@@ -13,6 +13,7 @@ pub fn run(common: &Common, args: &Compare) -> Result<()> {
     let mut spec = Spec::load(&args.spec)?;
     if let Some(seed) = common.seed {
         spec.seeds = vec![seed];
+        spec.rows.iter_mut().for_each(|row| row.seeds = None);
     }
     let plugins = spec.plugins.values().cloned().collect();
     let stated = Recipe {

@@ -180,7 +180,7 @@ impl<'a> Comparison<'a> {
         self.lines[row_idx].status = "running";
         self.save(begin, false)?;
         let mut links_by_seed: Vec<Vec<Link>> = Vec::new();
-        for &seed in &self.spec.seeds {
+        for &seed in self.spec.seeds_of(row) {
             let links = self.spec.links(row, seed)?;
             let (name, progress) = (&row.name, self.context.progress);
             let (place, n_rows) = (row_idx + 1, self.spec.rows.len());
@@ -328,7 +328,7 @@ fn refuse_folder(context: &Context, spec: &Spec, out: &Path) -> Result<()> {
 fn stage_names(spec: &Spec) -> Result<HashSet<String>> {
     let mut names = HashSet::new();
     for row in &spec.rows {
-        for &seed in &spec.seeds {
+        for &seed in spec.seeds_of(row) {
             let links = spec.links(row, seed)?.into_iter();
             names.extend(links.map(|link| link.stage.name));
         }

@@ -75,6 +75,9 @@ pub struct Row {
     /// Its own chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<Vec<String>>,
+    /// Its own seeds, where it is too dear for those of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeds: Option<Vec<u64>>,
     /// Its own options by job (`prune`), or by job and place among the chain's (`prune.2`), laid
     /// over those of all.
     #[serde(flatten)]
@@ -181,7 +184,12 @@ impl Spec {
             if self.rows.iter().take(idx).any(|other| other.name == *name) {
                 return Err(Error::Recipe(format!("two rows are called `{name}`")));
             }
-            for &seed in &self.seeds {
+            if row.seeds.as_ref().is_some_and(Vec::is_empty) {
+                return Err(Error::Recipe(format!(
+                    "row `{name}`: seeds: expected at least one"
+                )));
+            }
+            for &seed in self.seeds_of(row) {
                 self.links(row, seed)?;
             }
         }
@@ -216,6 +224,11 @@ impl Spec {
 
     fn has_row(&self, name: &str) -> bool {
         self.rows.iter().any(|row| row.name == name)
+    }
+
+    /// Seeds that a row runs with.
+    pub(super) fn seeds_of<'s>(&'s self, row: &'s Row) -> &'s [u64] {
+        row.seeds.as_deref().unwrap_or(&self.seeds)
     }
 
     /// What draws nothing runs with this one.
