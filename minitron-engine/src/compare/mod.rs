@@ -1,6 +1,7 @@
 //! `compare`: strategies side by side. A row is a chain of jobs; jobs that are equal are one, so
 //! what rows share is computed once, and a comparison is a run of stages named by their content.
 
+mod chain;
 mod checks;
 mod spec;
 mod table;
@@ -13,8 +14,9 @@ pub use spec::{Check, Ratio, Row, Spec};
 
 use serde_json::{Value, json};
 
+use self::chain::Link;
 use self::checks::{checks, ratios};
-use self::spec::{Link, Original};
+use self::spec::Original;
 use self::table::{Done, TableLine, columns};
 use crate::jobs::context::Context;
 use crate::recipe::run::{StagePlace, refuse_own_inputs, run_stage};

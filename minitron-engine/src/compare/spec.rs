@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::chain::{ChainState, Link, content_name, is_of_chain, n_times};
 use crate::jobs::eval::EvalOptions;
 use crate::recipe::{JOBS, PluginFile, Stage, StageOptions};
 use crate::search::Predicate;
-use minitron_core::digest;
 use minitron_core::error::{Error, Result};
 use minitron_core::files::read_text;
 
@@ -118,18 +118,6 @@ pub(super) enum Original {
     Own(Box<Link>),
     /// That of the row with this name, which leaves the original as it is.
     Row(String),
-}
-
-/// A job of a row.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Link {
-    /// Named by its content, so that equal jobs are one.
-    pub stage: Stage,
-    pub seed: u64,
-    /// The word in the chain.
-    pub word: String,
-    /// Whether something was trained before.
-    pub is_trained: bool,
 }
 
 impl Spec {
@@ -247,17 +235,11 @@ impl Spec {
             let unknown = Error::unknown("job of this row's chain", key, jobs);
             return Err(unknown.at(format!("row `{}`", row.name)));
         }
-        let mut state = ChainState {
-            spec: self,
-            model: self.model.clone(),
-            scores: None,
-            blocks: None,
-            is_trained: false,
-        };
+        let mut state = ChainState::new(&self.all, &self.model, self.first_seed());
         let mut links: Vec<Link> = Vec::new();
         for (idx, word) in chain.iter().enumerate() {
             let nth = 1 + n_times(word, chain.iter().take(idx));
-            let link = state.link(row, word, nth, seed);
+            let link = state.link(&row.own, (word, nth), seed);
             links.push(link.map_err(|e| e.at(format!("row `{}`: {word}", row.name)))?);
         }
         Ok(links)
@@ -306,100 +288,4 @@ impl Spec {
 
 fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_+".contains(c)
-}
-
-/// Whether a key names a job of the chain (`prune`), or one of its places there (`prune.2`).
-fn is_of_chain(key: &str, chain: &[String]) -> bool {
-    match key.split_once('.') {
-        None => n_times(key, chain) > 0,
-        Some((job, n)) => {
-            let n = n.parse::<usize>();
-            n.is_ok_and(|n| (1..=n_times(job, chain)).contains(&n))
-        }
-    }
-}
-
-fn n_times<'a>(job: &str, words: impl IntoIterator<Item = &'a String>) -> usize {
-    words.into_iter().filter(|word| *word == job).count()
-}
-
-/// A job's folder: equal jobs have one.
-fn content_name(word: &str, options: &StageOptions, seed: u64) -> String {
-    let content = serde_json::json!([options, seed]).to_string();
-    let digest = digest::of_text(&content);
-    format!("{word}-{}", digest.get(..10).unwrap_or_default())
-}
-
-/// What a chain has reached.
-struct ChainState<'a> {
-    spec: &'a Spec,
-    model: String,
-    scores: Option<String>,
-    blocks: Option<String>,
-    is_trained: bool,
-}
-
-impl ChainState<'_> {
-    fn link(&mut self, row: &Row, word: &str, nth: usize, seed: u64) -> Result<Link> {
-        let mut options = self.spec.all.get(word).cloned().unwrap_or_default();
-        for key in [word.to_owned(), format!("{word}.{nth}")] {
-            options.extend(row.own.get(&key).cloned().unwrap_or_default());
-        }
-        let is_training = ["distill", "train", "scratch"].contains(&word);
-        self.set_models(word, &mut options);
-        let job = if word == "scratch" { "train" } else { word };
-        if options.contains_key("stop_after") {
-            return Err(Error::Recipe(
-                "stop_after: a comparison runs its jobs to their end; leave it out".into(),
-            ));
-        }
-        let parsed = StageOptions::parse(job, options)?;
-        let seed = if is_training || word == "search" {
-            seed
-        } else {
-            self.spec.first_seed()
-        };
-        let name = content_name(word, &parsed, seed);
-        match word {
-            "score" => self.scores = Some(name.clone()),
-            "blocks" => self.blocks = Some(name.clone()),
-            "search" => self.model = format!("{name}/winner"),
-            "prune" | "distill" | "train" | "scratch" => self.model = name.clone(),
-            _ => {}
-        }
-        let is_trained = self.is_trained;
-        self.is_trained |= is_training || word == "search";
-        Ok(Link {
-            stage: Stage {
-                name,
-                options: parsed,
-            },
-            seed,
-            word: word.to_owned(),
-            is_trained,
-        })
-    }
-
-    /// What a job works on, where the options do not name it: the original, and what the chain
-    /// has made of it.
-    fn set_models(&self, word: &str, options: &mut Map<String, Value>) {
-        let (original, model) = (Some(&self.spec.model), Some(&self.model));
-        let named = match word {
-            "distill" => vec![("teacher", original), ("student", model)],
-            "scratch" => vec![("config", model)],
-            "eval" => vec![("model", model), ("teacher", original)],
-            "blocks" => vec![("model", model), ("scores", self.scores.as_ref())],
-            "prune" | "search" => vec![
-                ("model", model),
-                ("scores", self.scores.as_ref()),
-                ("blocks", self.blocks.as_ref()),
-            ],
-            _ => vec![("model", model)],
-        };
-        for (key, value) in named {
-            if let Some(value) = value {
-                options.entry(key).or_insert_with(|| value.as_str().into());
-            }
-        }
-    }
 }

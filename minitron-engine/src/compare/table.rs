@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::spec::{Link, Row, Spec};
+use super::chain::Link;
+use super::spec::{Row, Spec};
 
 /// Columns that everybody knows: key, which way is better, title.
 const COLUMNS: &str = "
