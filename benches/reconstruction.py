@@ -10,7 +10,7 @@ before they were run. `sampling`: the first windows of the text beside windows a
 that differ, the channels chosen on other text. `tokens`: how much distillation the reconstructed student needs until it is where the
 plain cut comes with 400K tokens.
 Drives the command line; KL to the original and loss in nats on 64 windows of 256 held-out tokens. A cell that is in WORK/cells.json is
-not run again. Markdown goes to stdout.
+not run again, so WORK is of one version of the program. Markdown goes to stdout.
 """
 
 import argparse
