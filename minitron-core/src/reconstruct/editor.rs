@@ -9,6 +9,7 @@ use super::projections::Fit;
 use super::rotated::{RotatedView, has_layer_norms};
 use super::store::TensorStore;
 use super::stream_state::LayerInputs;
+use super::taken::TakenUnits;
 use super::turning::{check_basis, check_turns, running, untied};
 use super::view::ReconstructedView;
 use crate::calibrate::Calibration;
@@ -63,6 +64,8 @@ pub struct StudentEditor<'a> {
     pub(super) compensated: Vec<&'static str>,
     pub(super) reconstructed: Vec<PluginSpec>,
     fits: Vec<Fit>,
+    /// Units of dropped layers in the place of others.
+    pub(super) taken: Vec<TakenUnits>,
     /// Tag of the reconstruction under way.
     pub(super) tag: String,
 }
@@ -103,6 +106,7 @@ impl<'a> StudentEditor<'a> {
             compensated: Vec::new(),
             reconstructed: Vec::new(),
             fits: Vec::new(),
+            taken: Vec::new(),
             tag: String::new(),
         };
         if inputs.compensates {

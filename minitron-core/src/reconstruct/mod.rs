@@ -13,7 +13,9 @@
 //! Shape suffixes in this room: B batch, T tokens, N tokens of all windows, E residual channels, C
 //! inputs of a projection.
 
+mod ahead;
 mod compensation;
+mod contributions;
 mod editor;
 mod embedded;
 mod half;
@@ -26,6 +28,7 @@ mod shown;
 mod store;
 mod stream_state;
 mod streams;
+mod taken;
 mod tied_head;
 mod trials;
 mod turning;
@@ -42,6 +45,7 @@ pub use reconstruction::Reconstruction;
 pub use rotated::RotatedView;
 pub use stream_state::LayerInputs;
 pub use streams::{Reference, Sweep};
+pub use taken::{Replaced, TakenUnits};
 pub use tied_head::TiedHead;
 pub use trials::{Distance, LayerTrials, Trial};
 pub use unit_outputs::UnitOutputs;

@@ -16,6 +16,9 @@ pub struct ProjectionSet {
     pub roles: Vec<Role>,
     /// Whether they write to the residual stream, rather than read it.
     pub is_writer: bool,
+    /// The teacher's dropped layer that the student's units were taken from, of which these rows
+    /// of readers are; none for units of the layer's own.
+    pub from: Option<usize>,
 }
 
 /// What is known of projections that share an input X [N, C], as the student computes it.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tracing::debug_span;
 
+use super::ahead::Ahead;
 use super::editor::StudentEditor;
 use super::half::Half;
 use super::kept::{kept_channels, of_inputs};
@@ -17,7 +18,7 @@ use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, mome
 use super::store::TensorStore;
 use super::stream_state::Embedded;
 use super::unit_writers::{UnitInputs, UnitWriters};
-use crate::error::{Present, Result};
+use crate::error::{Error, Present, Result};
 use crate::model::{Block, NoTap, Site, Tap};
 use crate::spec::{At, ParamKind, Role, Sublayer, Writer};
 
@@ -49,6 +50,9 @@ struct Streams {
     sweep: Sweep,
     teacher: Option<Embedded>,
     student: Embedded,
+    /// Where the teacher stood before each part of the layer under way and of those dropped behind
+    /// it, where it runs through all of them first.
+    ahead: Option<Ahead>,
     /// What the student's sums of each batch should be.
     wanted: TensorStore,
 }
@@ -74,8 +78,15 @@ impl StudentEditor<'_> {
         if self.is_whole() {
             return Ok(());
         }
-        let _no_grad = tch::no_grad_guard();
         let is_teachers = sweep.reference == Reference::Teacher;
+        if !is_teachers && !self.taken.is_empty() {
+            return Err(Error::Recipe(format!(
+                "`{}`: layers that took units of dropped ones are fitted to the teacher alone; \
+                 leave the target out, or `layer_merge`",
+                self.tag
+            )));
+        }
+        let _no_grad = tch::no_grad_guard();
         let mut streams = Streams::enter(self, sweep)?;
         let progress = self.calibration()?.progress;
         let layers = match self.inputs.only {
@@ -130,6 +141,7 @@ impl Streams {
             },
             teacher,
             student,
+            ahead: None,
             wanted: TensorStore::new(editor.inputs.spill, "wanted")?,
         };
         let n_dropped = match editor.inputs.only {
@@ -155,11 +167,18 @@ impl Streams {
         is_before: bool,
         visit: Visit<'_, 'e>,
     ) -> Result<()> {
+        if half.number == 0 {
+            self.run_ahead(editor, half)?;
+        }
         // Of a part that went there is nothing to fit: what follows makes up for it.
         let is_teachers = self.sweep.reference == Reference::Teacher;
         if is_teachers && !half.part.mixer.is_absent() && !is_before {
-            let stats = self.readers(editor, half)?;
-            visit(editor, &stats)?;
+            let own = self.readers(editor, half, None)?;
+            visit(editor, &own)?;
+            for from in editor.taken_from(half.at) {
+                let taken = self.readers(editor, half, Some(from))?;
+                visit(editor, &taken)?;
+            }
         }
         self.aim(editor, half)?;
         if !is_before {
@@ -175,21 +194,46 @@ impl Streams {
         self.step(editor, half)
     }
 
-    /// Before teacher and student pass this part of their layer.
-    fn readers(&self, editor: &StudentEditor, half: &Half) -> Result<ProjectionStats> {
+    /// Runs the teacher through the layers that this one stands for, where some were dropped behind
+    /// it and what their parts add can be summed.
+    fn run_ahead(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
+        self.ahead = None;
+        let layers = editor.stands_for(half.layer_idx);
+        let (true, Some(teacher)) = (editor.inputs.only.is_none(), &mut self.teacher) else {
+            return Ok(());
+        };
+        if layers.len() > 1 && editor.adds_up(&layers) {
+            self.ahead = Some(Ahead::run(editor, teacher, layers)?);
+        }
+        Ok(())
+    }
+
+    /// Before teacher and student pass this part of their layer; `from` is the dropped layer whose
+    /// units are looked at.
+    fn readers(
+        &self,
+        editor: &StudentEditor,
+        half: &Half,
+        from: Option<usize>,
+    ) -> Result<ProjectionStats> {
         let student = editor.student_block(half.layer_idx)?;
-        let teacher = editor.teacher_block(editor.source_layer(half.layer_idx))?;
+        let source_layer = from.unwrap_or_else(|| editor.source_layer(half.layer_idx));
+        let teacher = editor.teacher_block(source_layer)?;
         let roles = half.part.mixer.ports().readers;
         let projections = ProjectionSet {
             at: half.at,
             roles,
             is_writer: false,
+            from,
         };
         let mut stats = self.stats(projections)?;
         let text = editor.calibration()?;
         for round in 0..self.student.states.len() {
             let of_student = self.student.states.before(half.number, round)?;
-            let of_teacher = self.teacher()?.states.before(half.number, round)?;
+            let of_teacher = match &self.ahead {
+                Some(ahead) => ahead.state(source_layer, half.number, round)?,
+                None => self.teacher()?.states.before(half.number, round)?,
+            };
             let student_bte = student.input(half.number, of_student.stream())?;
             let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
             let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
@@ -206,6 +250,7 @@ impl Streams {
             at: At::Model,
             roles: vec![Role::HEAD],
             is_writer: false,
+            from: None,
         };
         let mut stats = self.stats(projections)?;
         let text = editor.calibration()?;
@@ -238,6 +283,7 @@ impl Streams {
             at: half.at,
             roles: vec![writer.role],
             is_writer: true,
+            from: None,
         })?;
         stats.scale = half.part.scale;
         let text = editor.calibration()?;
@@ -337,6 +383,14 @@ impl Streams {
     /// Moves the teacher past one part of a layer, and past the layers that the student dropped
     /// after it; notes the last sums at the kept channels.
     fn move_teacher(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
+        if let Some(ahead) = &self.ahead {
+            for round in 0..self.student.states.len() {
+                let sum_bte = ahead.wanted(half.number, round)?;
+                let kept_bte = kept_channels(editor, &sum_bte, 2)?;
+                self.wanted.put(&round.to_string(), &kept_bte)?;
+            }
+            return Ok(());
+        }
         let source_layer = editor.source_layer(half.layer_idx);
         let dropped = match half.is_last {
             true => source_layer + 1..editor.source_layer(half.layer_idx + 1),

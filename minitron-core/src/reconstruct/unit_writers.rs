@@ -85,6 +85,7 @@ impl UnitWriters {
             at,
             roles: vec![self.role],
             is_writer: true,
+            from: None,
         };
         let mut stats = ProjectionStats::new(projections, holds_out)?;
         stats.scale = self.scale;

@@ -134,7 +134,7 @@ impl StudentEditor<'_> {
             let refitted = laid_out_rows(before, param, rows)?.f_add(&added)?;
             parts.push(refitted.f_to_kind(stored)?);
         }
-        let refitted = Tensor::f_cat(&parts, 0)?;
+        let refitted = self.without_taken(param, Tensor::f_cat(&parts, 0)?)?;
         drop((parts, all, pruned, student));
         self.replace(at, role, ParamKind::Weight, &refitted)
     }
@@ -327,7 +327,7 @@ fn n_rows(source: &dyn TensorSource, param: &Param) -> usize {
 }
 
 /// [out | in] in f64.
-fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
+pub(super) fn laid_out(source: &dyn TensorSource, param: &Param) -> Result<Tensor> {
     laid_out_rows(source, param, None)
 }
 

@@ -1,10 +1,11 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::Result;
 use minitron_core::reconstruct::StudentEditor;
-use minitron_core::spec::HIDDEN;
+use minitron_core::spec::{DEPTH, HIDDEN};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::layer_merge::LayerMerge;
 use super::least_squares::LeastSquares;
 use super::norm_rescale::NormRescale;
 use super::rotation::{Basis, Rotation};
@@ -13,7 +14,8 @@ use super::rotation::{Basis, Rotation};
 ///
 /// 1. where channels are cut, `rotation` of a stream that turns, by what its readers need and with
 ///    even energy, and `norm_rescale` of another;
-/// 2. `least_squares`, of readers alone where a family norms what its parts add.
+/// 2. where layers are dropped, `layer_merge` into those before them;
+/// 3. `least_squares`, of readers alone where a family norms what its parts add.
 ///
 /// The student says which of them it got.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +45,9 @@ impl Reconstruction for Auto {
                 })?,
                 Err(_) => editor.treat(&NormRescale::default())?,
             }
+        }
+        if editor.kept(DEPTH).len() < editor.teacher_spec().n_layers() {
+            editor.treat(&LayerMerge {})?;
         }
         editor.treat(&LeastSquares {
             writers: editor.check_writers("").is_ok(),

@@ -161,6 +161,9 @@ fn refit(
     stats: &ProjectionStats,
     (delta_ec, is_again): (&Tensor, bool),
 ) -> Result<()> {
+    if let Some(from) = stats.projections.from {
+        return editor.refit_taken_reader(at, role, delta_ec, from);
+    }
     // Δ says what plain readers lack, and those of an earlier sweep have theirs already.
     if !stats.projections.is_writer {
         return editor.refit_reader(at, role, delta_ec, is_again);

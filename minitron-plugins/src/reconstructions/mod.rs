@@ -4,6 +4,7 @@ mod auto;
 mod bias_compensation;
 mod expert_merge;
 mod head_merge;
+mod layer_merge;
 mod least_squares;
 mod none;
 mod norm_rescale;
