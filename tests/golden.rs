@@ -379,7 +379,7 @@ fn cloned_neurons_and_their_gradients_are_those_of_pytorch() {
         let start = TermStart {
             device: Device::Cpu,
             kind: Kind::Float,
-            kept: Some(&plan),
+            kept: Some(&plan.clone().into()),
             seed: 0,
         };
         let term = StateTerm::new(

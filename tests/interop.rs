@@ -373,25 +373,7 @@ fn merged_experts_are_those_of_pytorch() {
     }
     let work = tempfile::tempdir().unwrap();
     for name in ["qwen2_moe_shared", "mixtral_windowed", "gpt_oss_windowed"] {
-        let ids = some_ids(5, 12, 28, 5).unwrap();
-        let (tokens, inputs) = (work.path().join("ids.bin"), work.path().join("ids"));
-        let flat: Vec<i64> = Vec::try_from(ids.view([-1])).unwrap();
-        let bytes: Vec<u8> = flat
-            .iter()
-            .flat_map(|&id| (id as u16).to_le_bytes())
-            .collect();
-        fs::write(&tokens, bytes).unwrap();
-        let mut source = MemorySource::default();
-        source.insert("input_ids", &ids).unwrap();
-        write_tensors(&inputs, &source).unwrap();
-        let scores = work.path().join(format!("{name}.safetensors"));
-        let scoring = ScoreOptions {
-            model: fixture(name).display().to_string(),
-            data: vec![tokens.display().to_string().parse().unwrap()],
-            seq_len: Some(12),
-            ..ScoreOptions::default()
-        };
-        with_context(false, |context| score(context, &scoring, &scores)).unwrap();
+        let (scoring, scores, inputs) = scored(work.path(), name);
         for (sizes, of, router) in [
             (json!({ "experts": 2 }), "all", "kept"),
             (json!({ "experts": 3, "expert_mlp": 4 }), "routed", "mean"),
@@ -413,6 +395,61 @@ fn merged_experts_are_those_of_pytorch() {
             let (of, router) = (Path::new(of), Path::new(router));
             run_script("experts.py", [&fixture(name), &inputs, &out, of, router]);
         }
+    }
+}
+
+/// Options that a fixture was scored with, its scores, and the same text as PyTorch reads it.
+fn scored(work: &Path, name: &str) -> (ScoreOptions, PathBuf, PathBuf) {
+    let ids = some_ids(5, 12, 28, 5).unwrap();
+    let (tokens, inputs) = (work.join("ids.bin"), work.join("ids"));
+    let flat: Vec<i64> = Vec::try_from(ids.view([-1])).unwrap();
+    let bytes: Vec<u8> = flat
+        .iter()
+        .flat_map(|&id| (id as u16).to_le_bytes())
+        .collect();
+    fs::write(&tokens, bytes).unwrap();
+    let mut source = MemorySource::default();
+    source.insert("input_ids", &ids).unwrap();
+    write_tensors(&inputs, &source).unwrap();
+    let scores = work.join(format!("{name}.safetensors"));
+    let scoring = ScoreOptions {
+        model: fixture(name).display().to_string(),
+        data: vec![tokens.display().to_string().parse().unwrap()],
+        seq_len: Some(12),
+        ..ScoreOptions::default()
+    };
+    with_context(false, |context| score(context, &scoring, &scores)).unwrap();
+    (scoring, scores, inputs)
+}
+
+/// What units add, which are taken, and what reads and writes for them as refitted; behind one kept
+/// layer one dropped one or two.
+#[test]
+fn merged_layers_are_those_of_pytorch() {
+    if python().is_none() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let (scoring, scores, inputs) = scored(work.path(), "llama_untied");
+    for layers in [1, 2] {
+        let out = work.path().join(format!("{layers}-layers"));
+        let mut options = PruneOptions {
+            model: scoring.model.clone(),
+            scores: Some(scores.display().to_string()),
+            size: serde_json::from_value(json!({ "depth": layers })).unwrap(),
+            ..PruneOptions::default()
+        };
+        let ridge = Path::new("0.01");
+        let treatments = ["layer_merge", "least_squares:ridge=0.01"];
+        options.reconstruction.reconstruct = treatments.map(|it| it.parse().unwrap()).into();
+        options.reconstruction.data = scoring.data.clone();
+        options.reconstruction.seq_len = scoring.seq_len;
+        options.reconstruction.batch_size = 2;
+        with_context(false, |context| prune(context, &options, &out, false)).unwrap();
+        run_script(
+            "layers.py",
+            [&fixture("llama_untied"), &inputs, &out, ridge],
+        );
     }
 }
 

@@ -26,6 +26,8 @@ mod experts;
 mod generation;
 /// What a training run keeps, whatever happens to it.
 mod keeping;
+/// Dropped layers merged into those before them.
+mod layers;
 /// Texts after their contexts, side by side.
 mod likelihood;
 mod merging;

@@ -124,7 +124,7 @@ impl Case {
             let start = TermStart {
                 device: Device::Cpu,
                 kind: self.kind,
-                kept: Some(&kept),
+                kept: Some(&kept.clone().into()),
                 seed: 3,
             };
             let loss = registry.build::<dyn StateLoss>(spec).unwrap();

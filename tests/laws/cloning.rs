@@ -43,7 +43,7 @@ fn cloned(model: &Model, spec: &str, by: &Plan, told: &Plan) -> Result<f64> {
     let start = TermStart {
         device: Device::Cpu,
         kind: Kind::Float,
-        kept: Some(told),
+        kept: Some(&told.clone().into()),
         seed: 3,
     };
     let (ours, theirs) = (&student.spec, &model.spec);
@@ -95,7 +95,7 @@ fn every_layer_is_held_against_the_one_that_it_was() {
     let models = ModelPair {
         student: &student.spec,
         teacher: &model.spec,
-        kept: Some(&plan),
+        kept: Some(&plan.clone().into()),
     };
     let mut layers = BTreeSet::new();
     for pair in loss.pairs(&models).unwrap() {
@@ -126,12 +126,12 @@ fn what_a_student_kept_has_to_be_known_and_to_fit() {
     let mut wrong = Plan::default();
     wrong.kept.insert("mlp.1".into(), vec![0, 1]);
     let narrow = error(loss.pairs(&ModelPair {
-        kept: Some(&wrong),
+        kept: Some(&wrong.clone().into()),
         ..ModelPair::new(&model.spec, &model.spec)
     }));
     wrong.kept.insert("depth".into(), vec![0]);
     let shallow = error(loss.pairs(&ModelPair {
-        kept: Some(&wrong),
+        kept: Some(&wrong.clone().into()),
         ..ModelPair::new(&model.spec, &model.spec)
     }));
     for (error, says) in [

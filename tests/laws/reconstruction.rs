@@ -78,6 +78,12 @@ impl Ward {
         }
     }
 
+    /// The text [B, T].
+    pub fn ids(&self) -> Tensor {
+        let all = 0..self.windows.len();
+        self.windows.batch(all, Device::Cpu).unwrap()
+    }
+
     pub fn editor(&self) -> StudentEditor<'_> {
         StudentEditor::new(self.inputs(), self.plan.clone()).unwrap()
     }
@@ -105,10 +111,7 @@ pub(super) fn logits(editor: &StudentEditor, ids_bt: &Tensor) -> Tensor {
 
 /// Mean square difference to the teacher's logits on the calibration text.
 pub(super) fn distance(ward: &Ward, editor: &StudentEditor) -> f64 {
-    let ids_bt = ward
-        .windows
-        .batch(0..ward.windows.len(), Device::Cpu)
-        .unwrap();
+    let ids_bt = ward.ids();
     let teacher = forward(&ward.model.load().unwrap(), &ids_bt).unwrap();
     (logits(editor, &ids_bt) - teacher)
         .square()

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Present, Result};
 use crate::model::Site;
-use crate::plan::Plan;
+use crate::reconstruct::{KeptUnits, Replaced};
 use crate::spec::{DEPTH, ModelSpec, dim_of_layer};
 
 /// Two places whose states are compared.
@@ -17,6 +17,8 @@ pub struct SitePair {
     /// Channels of the teacher's states that the loss is shown, in the order of the student's; all
     /// of them where none are named.
     pub channels: Option<Vec<usize>>,
+    /// Channels of the student's states that the loss is shown; all of them where none are named.
+    pub student_channels: Option<Vec<usize>>,
 }
 
 impl SitePair {
@@ -26,6 +28,7 @@ impl SitePair {
             student,
             teacher,
             channels: None,
+            student_channels: None,
         }
     }
 
@@ -45,7 +48,7 @@ pub struct ModelPair<'a> {
     /// Which of the teacher's units the student kept, where it was cut from this teacher and that
     /// is known. A dim that the plan leaves out stayed whole; the channels of a turned stream
     /// are none of the teacher's, and left out.
-    pub kept: Option<&'a Plan>,
+    pub kept: Option<&'a KeptUnits>,
 }
 
 impl<'a> ModelPair<'a> {
@@ -83,9 +86,18 @@ impl<'a> ModelPair<'a> {
         self.kept_of(tag, &dim, n_units, n_kept)
     }
 
+    /// Units of a kind that a layer of the student took of dropped layers: the layer, and which
+    /// stand where.
+    pub fn taken_units(&self, kind: &str, student: usize) -> Vec<(usize, &'a Replaced)> {
+        let taken = self.kept.iter().flat_map(|kept| &kept.taken);
+        let of_layer = taken.filter(|taken| taken.layer == student);
+        let units = of_layer.filter_map(|taken| Some((taken.from, taken.units.get(kind)?)));
+        units.collect()
+    }
+
     /// What the plan keeps of a dim, of so many units as many as the student has.
     fn kept_of(&self, tag: &str, dim: &str, n_units: usize, n_kept: usize) -> Result<Vec<usize>> {
-        let Some(plan) = self.kept else {
+        let Some(KeptUnits { plan, .. }) = self.kept else {
             return Err(Error::Recipe(format!(
                 "{tag}: which units of the teacher the student kept is not known: beside it lies \
                  no plan.json of a cut from this teacher; name the teacher that it was pruned \

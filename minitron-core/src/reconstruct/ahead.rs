@@ -97,6 +97,20 @@ impl Ahead {
     }
 }
 
+impl Ahead {
+    /// The state before a part of the student's layer where its stream is as it should be.
+    ///
+    /// # Errors
+    /// As reading a file does.
+    pub fn aimed(&self, part: usize, round: usize) -> Result<StreamState> {
+        let mut state = StreamState::new(self.read(self.layers.start, 0, round)?);
+        if part > 0 {
+            state.now_bte = self.wanted(part - 1, round)?;
+        }
+        Ok(state)
+    }
+}
+
 fn key(layer: usize, part: usize, round: usize) -> String {
     format!("{layer}-{part}-{round}")
 }

@@ -1,16 +1,34 @@
 //! What single units add to the teacher's stream.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::ahead::Ahead;
 use super::editor::StudentEditor;
-use super::projections::{add_to, exact};
+use super::projections::{HELD_OUT, ProjectionSet, ProjectionStats, add_to, exact, moments};
 use super::shown::ShownPorts;
 use super::streams::entering;
 use super::weights::laid_out;
 use crate::error::{Error, Present, Result};
+use crate::model::{Block, MixerContext};
 use crate::spec::{At, ParamKind, Writer};
+
+/// What was seen of the units of a part of the teacher.
+#[derive(Debug)]
+pub struct SeenUnits {
+    /// The part of the student that stands for it.
+    pub at: At,
+    /// The teacher's layer.
+    pub layer: usize,
+    /// What each unit adds to the residual stream by itself: the mean over tokens of ‖W_u·x_u‖²,
+    /// where x_u is the unit's share of what the part's writer reads and W_u the columns for it.
+    pub added: Vec<f64>,
+    /// Of a dropped layer: X is what the kept one would read behind the earlier parts of all
+    /// layers, R what the dropped one reads, all of it.
+    pub told: Option<ProjectionStats>,
+}
 
 /// A part of the teacher whose units are looked at.
 struct Looked {
@@ -19,64 +37,105 @@ struct Looked {
     width: i64,
     /// Sums over tokens of x_u·x_uᵀ, [units, width, width] in f64.
     gram_ukk: Tensor,
+    n_tokens: f64,
+    told: Option<ProjectionStats>,
 }
 
 impl StudentEditor<'_> {
-    /// Runs the teacher over the calibration text, and gives for parts of it what each unit of a
-    /// kind adds to the residual stream by itself: the mean over tokens of ‖W_u·x_u‖², where x_u
-    /// is the unit's share of what the part's writer reads and W_u the columns for it.
+    /// Runs the teacher over the calibration text, and shows of some parts of the student, named
+    /// with the kind of their units, what the units add to the residual stream in each layer that
+    /// the part [stands for](StudentEditor::stands_for), the kept one and those it [can take
+    /// of](StudentEditor::can_take).
     ///
     /// # Errors
-    /// `Recipe` where there is no calibration text, or a part has no such units.
-    pub fn contributions(&self, parts: &BTreeMap<At, &str>) -> Result<BTreeMap<At, Vec<f64>>> {
+    /// `Recipe` where there is no calibration text, or a part has no such units; those of `visit`.
+    pub fn for_each_units_seen(
+        &self,
+        parts: &BTreeMap<At, &str>,
+        visit: &mut dyn FnMut(SeenUnits) -> Result<()>,
+    ) -> Result<()> {
         let Some(last) = parts.keys().last().and_then(|at| at.layer()) else {
-            return Ok(BTreeMap::new());
+            return Ok(());
         };
         let _no_grad = tch::no_grad_guard();
-        let text = self.calibration()?;
-        let mut batches = entering(self, false)?;
-        let mut found = BTreeMap::new();
-        text.progress
-            .start("look at units, layers", (last + 1) as u64);
-        for layer in 0..=last {
-            let block = self.teacher_block(layer)?;
-            let places = self.teacher_spec().places(layer);
-            let places: Vec<At> = places.map(|(at, _)| at).collect();
-            for (number, at) in places.into_iter().enumerate() {
-                let Some(kind) = parts.get(&at) else {
-                    batches.pass(&block, number, &mut |_, _| Ok(()))?;
-                    continue;
-                };
-                let mut looked = self.looked(at, kind)?;
-                let mut ports = ShownPorts {
-                    at,
-                    wanted: vec![looked.writer.reads],
-                    seen: BTreeMap::new(),
-                };
-                let mut n_seen = 0.0;
-                for (round, context) in batches.contexts.iter().enumerate() {
-                    let mut state = batches.states.before(number, round)?;
-                    let _ = state.pass_shown(&block, number, context, &mut ports)?;
-                    batches.states.put(round, &state)?;
-                    let x_btc = ports.seen.remove(&looked.writer.reads);
-                    let of_batch = looked.gram(&x_btc.present("what a writer reads")?)?;
-                    text.in_order(round, of_batch, &mut |_, given| {
-                        let [gram_ukk, n_of_batch] = given else {
-                            return Err(Error::Internal("a batch without its sums".into()));
-                        };
-                        n_seen += n_of_batch.f_double_value(&[0])?;
-                        add_to(&mut looked.gram_ukk, gram_ukk)
-                    })?;
-                }
-                found.insert(at, self.weighed(at, &looked, n_seen)?);
-            }
-            text.progress.advance(1, "");
+        let progress = self.calibration()?.progress;
+        let mut teacher = entering(self, false)?;
+        for source_layer in 0..self.source_layer(0) {
+            teacher.pass_layer(&self.teacher_block(source_layer)?)?;
         }
-        text.progress.finish();
-        Ok(found)
+        progress.start("look at units, layers", (last + 1) as u64);
+        for layer in 0..=last {
+            let layers = self.stands_for(layer);
+            let wanted = parts.iter().filter(|(at, _)| at.layer() == Some(layer));
+            let wanted: Vec<(At, &str)> = wanted.map(|(at, kind)| (*at, *kind)).collect();
+            if wanted.is_empty() {
+                for source_layer in layers {
+                    teacher.pass_layer(&self.teacher_block(source_layer)?)?;
+                }
+            } else {
+                let ahead = Ahead::run(self, &mut teacher, layers.clone())?;
+                let own = self.teacher_block(layers.start)?;
+                for source_layer in layers {
+                    let block = self.teacher_block(source_layer)?;
+                    for &(at, kind) in &wanted {
+                        let is_own = source_layer == self.source_layer(layer);
+                        if is_own || self.can_take(at, source_layer) {
+                            let teller = (!is_own).then_some(&own);
+                            let part = (&block, at.in_layer(source_layer), kind);
+                            let contexts = &teacher.contexts;
+                            let looked = self.looked_at(part, (&ahead, teller), contexts)?;
+                            visit(SeenUnits {
+                                at,
+                                layer: source_layer,
+                                added: self.weighed(at.in_layer(source_layer), &looked)?,
+                                told: looked.told,
+                            })?;
+                        }
+                    }
+                }
+            }
+            progress.advance(1, "");
+        }
+        progress.finish();
+        Ok(())
     }
 
-    fn looked(&self, at: At, kind: &str) -> Result<Looked> {
+    /// Sums over what the units of one part of a layer of the teacher show.
+    fn looked_at(
+        &self,
+        (block, source, kind): (&Block, At, &str),
+        (ahead, teller): (&Ahead, Option<&Block>),
+        contexts: &[Rc<MixerContext>],
+    ) -> Result<Looked> {
+        let text = self.calibration()?;
+        let holds_out = text.batches().len() >= HELD_OUT;
+        let mut looked = self.looked(source, kind, teller.map(|_| holds_out))?;
+        let mut ports = ShownPorts {
+            at: source,
+            wanted: vec![looked.writer.reads],
+            seen: BTreeMap::new(),
+        };
+        let (layer, number) = source.place().present("a part of a layer")?;
+        for (round, context) in contexts.iter().enumerate() {
+            let state = ahead.state(layer, number, round)?;
+            let _ = block.added(number, state.stream(), context, &mut ports)?;
+            let x_btc = ports.seen.remove(&looked.writer.reads);
+            let mut of_batch = looked.gram(&x_btc.present("what a writer reads")?)?;
+            if let Some(teller) = teller {
+                let read_bte = block.input(number, state.stream())?;
+                let aimed = ahead.aimed(number, round)?;
+                let own_bte = teller.input(number, aimed.stream())?;
+                of_batch.extend(moments(&own_bte, &read_bte, &read_bte)?);
+            }
+            text.in_order(round, of_batch, &mut |batch, given| {
+                looked.add(batch, given)
+            })?;
+        }
+        Ok(looked)
+    }
+
+    /// Nothing yet; `holds_out` of a part that another is to tell.
+    fn looked(&self, at: At, kind: &str, holds_out: Option<bool>) -> Result<Looked> {
         let spec = self.teacher_spec();
         let parts = at.layer().into_iter().flat_map(|layer| spec.places(layer));
         let part = parts.into_iter().find(|(place, _)| *place == at);
@@ -96,15 +155,25 @@ impl StudentEditor<'_> {
                 part.mixer.name()
             ))
         })?;
+        let readers = ProjectionSet {
+            at,
+            roles: part.mixer.ports().readers,
+            is_writer: false,
+            from: None,
+        };
         Ok(Looked {
             writer,
             width: width as i64,
-            gram_ukk: Tensor::f_zeros([1], (Kind::Double, tch::Device::Cpu))?,
+            gram_ukk: Tensor::f_zeros([1], (Kind::Double, Device::Cpu))?,
+            n_tokens: 0.0,
+            told: holds_out
+                .map(|holds_out| ProjectionStats::new(readers, holds_out))
+                .transpose()?,
         })
     }
 
     /// With the columns of the writer.
-    fn weighed(&self, at: At, looked: &Looked, n_tokens: f64) -> Result<Vec<f64>> {
+    fn weighed(&self, at: At, looked: &Looked) -> Result<Vec<f64>> {
         let spec = self.teacher_spec();
         let writer = spec.find(at, looked.writer.role, ParamKind::Weight);
         let weight_ec = laid_out(self.teacher(), writer.present("a part's writer")?)?;
@@ -116,7 +185,7 @@ impl StudentEditor<'_> {
         let added_u = of_weights_ukk
             .f_mul(&looked.gram_ukk)?
             .f_sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Double)?
-            .f_div_scalar(n_tokens.max(1.0))?;
+            .f_div_scalar(looked.n_tokens.max(1.0))?;
         Ok(Vec::<f64>::try_from(&added_u)?)
     }
 }
@@ -124,9 +193,11 @@ impl StudentEditor<'_> {
 impl Looked {
     /// Sums of one batch, and how many tokens it has.
     fn gram(&self, x_btc: &Tensor) -> Result<Vec<Tensor>> {
-        let x_nuk = x_btc
-            .f_to_kind(Kind::Float)?
-            .f_reshape([-1, x_btc.size().last().copied().unwrap_or(0) / self.width, self.width])?;
+        let x_nuk = x_btc.f_to_kind(Kind::Float)?.f_reshape([
+            -1,
+            x_btc.size().last().copied().unwrap_or(0) / self.width,
+            self.width,
+        ])?;
         let n_tokens = x_nuk.size().first().copied().unwrap_or(0);
         let gram_ukk = match self.width {
             1 => x_nuk
@@ -138,6 +209,21 @@ impl Looked {
                 x_unk.f_transpose(1, 2)?.f_matmul(&x_unk)?
             }
         };
-        Ok(vec![exact(&gram_ukk)?, Tensor::f_from_slice(&[n_tokens as f64])?])
+        Ok(vec![
+            exact(&gram_ukk)?,
+            Tensor::f_from_slice(&[n_tokens as f64])?,
+        ])
+    }
+
+    fn add(&mut self, batch: usize, given: &[Tensor]) -> Result<()> {
+        let [gram_ukk, n_tokens, told @ ..] = given else {
+            return Err(Error::Internal("a batch without its sums".into()));
+        };
+        self.n_tokens += n_tokens.f_double_value(&[0])?;
+        add_to(&mut self.gram_ukk, gram_ukk)?;
+        match &mut self.told {
+            Some(stats) => stats.add(batch, told),
+            None => Ok(()),
+        }
     }
 }

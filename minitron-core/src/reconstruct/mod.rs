@@ -14,6 +14,7 @@
 //! inputs of a projection.
 
 mod ahead;
+mod aim;
 mod compensation;
 mod contributions;
 mod editor;
@@ -29,6 +30,7 @@ mod store;
 mod stream_state;
 mod streams;
 mod taken;
+mod taking;
 mod tied_head;
 mod trials;
 mod turning;
@@ -38,6 +40,7 @@ mod units;
 mod view;
 mod weights;
 
+pub use contributions::SeenUnits;
 pub use editor::{ReconstructInputs, StudentEditor};
 pub use norm_inputs::{Look, NormSums};
 pub use projections::{Fit, HELD_OUT, Moments, ProjectionSet, ProjectionStats};
@@ -45,7 +48,7 @@ pub use reconstruction::Reconstruction;
 pub use rotated::RotatedView;
 pub use stream_state::LayerInputs;
 pub use streams::{Reference, Sweep};
-pub use taken::{Replaced, TakenUnits};
+pub use taken::{KeptUnits, Replaced, TakenUnits};
 pub use tied_head::TiedHead;
 pub use trials::{Distance, LayerTrials, Trial};
 pub use unit_outputs::UnitOutputs;

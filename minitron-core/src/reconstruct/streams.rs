@@ -13,13 +13,13 @@ use tracing::debug_span;
 use super::ahead::Ahead;
 use super::editor::StudentEditor;
 use super::half::Half;
-use super::kept::{kept_channels, of_inputs};
+use super::kept::of_inputs;
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::store::TensorStore;
 use super::stream_state::Embedded;
 use super::unit_writers::{UnitInputs, UnitWriters};
 use crate::error::{Error, Present, Result};
-use crate::model::{Block, NoTap, Site, Tap};
+use crate::model::{Block, Site, Tap};
 use crate::spec::{At, ParamKind, Role, Sublayer, Writer};
 
 /// What the student's stream should be after each part of a layer.
@@ -46,15 +46,16 @@ pub struct Sweep {
 /// Who looks at projections, and may replace weights.
 type Visit<'v, 'e> = &'v mut dyn FnMut(&mut StudentEditor<'e>, &ProjectionStats) -> Result<()>;
 
-struct Streams {
-    sweep: Sweep,
-    teacher: Option<Embedded>,
-    student: Embedded,
+/// Both streams under way.
+pub(super) struct Streams {
+    pub(super) sweep: Sweep,
+    pub(super) teacher: Option<Embedded>,
+    pub(super) student: Embedded,
     /// Where the teacher stood before each part of the layer under way and of those dropped behind
     /// it, where it runs through all of them first.
-    ahead: Option<Ahead>,
+    pub(super) ahead: Option<Ahead>,
     /// What the student's sums of each batch should be.
-    wanted: TensorStore,
+    pub(super) wanted: TensorStore,
 }
 
 impl StudentEditor<'_> {
@@ -194,20 +195,6 @@ impl Streams {
         self.step(editor, half)
     }
 
-    /// Runs the teacher through the layers that this one stands for, where some were dropped behind
-    /// it and what their parts add can be summed.
-    fn run_ahead(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
-        self.ahead = None;
-        let layers = editor.stands_for(half.layer_idx);
-        let (true, Some(teacher)) = (editor.inputs.only.is_none(), &mut self.teacher) else {
-            return Ok(());
-        };
-        if layers.len() > 1 && editor.adds_up(&layers) {
-            self.ahead = Some(Ahead::run(editor, teacher, layers)?);
-        }
-        Ok(())
-    }
-
     /// Before teacher and student pass this part of their layer; `from` is the dropped layer whose
     /// units are looked at.
     fn readers(
@@ -261,14 +248,6 @@ impl Streams {
             text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
-    }
-
-    /// Moves the teacher past this part of its layer; the student stays before it.
-    fn aim(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
-        match self.sweep.reference {
-            Reference::Teacher => self.move_teacher(editor, half),
-            Reference::Own => self.note_own_sums(editor, half),
-        }
     }
 
     /// What the writer of this part reads, and what the student's stream lacks after it.
@@ -364,80 +343,6 @@ impl Streams {
     fn step(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
         let block = editor.student_block(half.layer_idx)?;
         self.student.pass(&block, half.number, &mut |_, _| Ok(()))
-    }
-
-    fn teacher(&self) -> Result<&Embedded> {
-        self.teacher.as_ref().present("a teacher to aim at")
-    }
-
-    fn note_own_sums(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
-        let whole = editor.wide_block(half.layer_idx)?;
-        for (round, context) in self.student.contexts.iter().enumerate() {
-            let state = self.student.states.before(half.number, round)?;
-            let sum_bte = whole.added(half.number, state.stream(), context, &mut NoTap)?;
-            self.wanted.put(&round.to_string(), &sum_bte)?;
-        }
-        Ok(())
-    }
-
-    /// Moves the teacher past one part of a layer, and past the layers that the student dropped
-    /// after it; notes the last sums at the kept channels.
-    fn move_teacher(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
-        if let Some(ahead) = &self.ahead {
-            for round in 0..self.student.states.len() {
-                let sum_bte = ahead.wanted(half.number, round)?;
-                let kept_bte = kept_channels(editor, &sum_bte, 2)?;
-                self.wanted.put(&round.to_string(), &kept_bte)?;
-            }
-            return Ok(());
-        }
-        let source_layer = editor.source_layer(half.layer_idx);
-        let dropped = match half.is_last {
-            true => source_layer + 1..editor.source_layer(half.layer_idx + 1),
-            false => 0..0,
-        };
-        let block = editor.teacher_block(source_layer)?;
-        self.run_teacher_part(editor, (&block, half.number), dropped.is_empty())?;
-        drop(block);
-        let last = dropped.clone().last();
-        for dropped in dropped {
-            self.run_teacher(editor, dropped, last == Some(dropped))?;
-        }
-        Ok(())
-    }
-
-    /// Moves it past a whole layer.
-    fn run_teacher(
-        &mut self,
-        editor: &StudentEditor,
-        source_layer: usize,
-        is_noted: bool,
-    ) -> Result<()> {
-        if self.teacher.is_none() {
-            return Ok(());
-        }
-        let block = editor.teacher_block(source_layer)?;
-        for part in 0..block.n_parts() {
-            let is_last = part + 1 == block.n_parts();
-            self.run_teacher_part(editor, (&block, part), is_noted && is_last)?;
-        }
-        Ok(())
-    }
-
-    /// The sums are noted before they settle: what the student's projections add up to, wherever
-    /// the norms stand.
-    fn run_teacher_part(
-        &mut self,
-        editor: &StudentEditor,
-        (block, part): (&Block, usize),
-        is_noted: bool,
-    ) -> Result<()> {
-        let wanted = &mut self.wanted;
-        let teacher = self.teacher.as_mut().present("a teacher to aim at")?;
-        teacher.pass(block, part, &mut |round, sum_bte| match is_noted {
-            true => wanted.put(&round.to_string(), &kept_channels(editor, sum_bte, 2)?),
-            false => Ok(()),
-        })
     }
 }
 

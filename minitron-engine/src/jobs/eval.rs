@@ -17,6 +17,7 @@ use minitron_core::contract::{Evaluator, Measurements, Subject};
 use minitron_core::error::{Error, Result};
 use minitron_core::files::read_text;
 use minitron_core::plan::Plan;
+use minitron_core::reconstruct::KeptUnits;
 use minitron_core::registry::PluginSpec;
 use minitron_core::spec::{HIDDEN, ModelFolder, ModelSpec, Sizes};
 use minitron_core::windows::Windows;
@@ -168,7 +169,7 @@ pub fn eval(context: &Context, options: &EvalOptions) -> Result<Value> {
             other = Some(context.load(&teacher.checkpoint.tensors, &teacher.spec, false)?);
         }
         let kept = kept_units(context, &folder.checkpoint.dir, teacher)?;
-        kept_hidden = kept.and_then(|mut plan| plan.kept.remove(HIDDEN));
+        kept_hidden = kept.and_then(|mut kept| kept.plan.kept.remove(HIDDEN));
     }
     let subject = Subject {
         model: &model,
@@ -333,7 +334,7 @@ pub(crate) fn kept_units(
     context: &Context,
     dir: &Path,
     teacher: &ModelFolder,
-) -> Result<Option<Plan>> {
+) -> Result<Option<KeptUnits>> {
     let path = dir.join("plan.json");
     let Some(saved) = saved_plan(&path) else {
         return Ok(None);
@@ -357,7 +358,12 @@ pub(crate) fn kept_units(
     if !saved["hidden_basis"].is_null() {
         plan.kept.remove(HIDDEN);
     }
-    Ok(Some(plan))
+    let taken = match &saved["taken"] {
+        Value::Null => Vec::new(),
+        taken => serde_json::from_value(taken.clone())
+            .map_err(|e| Error::Plan(format!("{}: taken: {e}", path.display())))?,
+    };
+    Ok(Some(KeptUnits { plan, taken }))
 }
 
 fn saved_plan(path: &Path) -> Option<Value> {

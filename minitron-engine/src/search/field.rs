@@ -30,9 +30,9 @@ use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::model::Transformer;
 use minitron_core::plan::{Plan, Rankings, Space};
-use minitron_core::reconstruct::StudentEditor;
+use minitron_core::reconstruct::{KeptUnits, StudentEditor};
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{DEPTH, HIDDEN, ModelSpec};
+use minitron_core::spec::{DEPTH, ModelSpec};
 use minitron_core::windows::{Task, Tokenize, Windows};
 
 /// Bytes of a candidate that learns, for each of its parameters: weight, gradient, two moments, and
@@ -150,19 +150,9 @@ impl Field<'_> {
         )
     }
 
-    pub(super) fn objective(
-        &self,
-        student: &ModelSpec,
-        plan: &Plan,
-        is_turned: bool,
-    ) -> Result<Objective> {
-        let mut kept = plan.clone();
-        if is_turned {
-            // Components of a turned stream are no channels of the teacher.
-            kept.kept.remove(HIDDEN);
-        }
+    pub(super) fn objective(&self, student: &ModelSpec, kept: &KeptUnits) -> Result<Objective> {
         let teacher = Some(&self.teaching.folder.spec);
-        let objective = objective(self.context, &self.losses, student, teacher, Some(&kept))?;
+        let objective = objective(self.context, &self.losses, student, teacher, Some(kept))?;
         Ok(Objective {
             recompute: self.options.training.recompute,
             ..objective
@@ -179,9 +169,9 @@ impl Field<'_> {
         let mut models = Vec::with_capacity(group.len());
         for &idx in group {
             let editor = self.editor(&record.candidates[idx])?;
-            let (spec, is_turned) = (editor.spec(), editor.hidden_basis().is_some());
+            let spec = editor.spec();
             let model = self.context.load(&editor.student()?, spec, trainable)?;
-            models.push((model, self.objective(spec, editor.plan(), is_turned)?));
+            models.push((model, self.objective(spec, &editor.kept_units())?));
         }
         Ok(models)
     }

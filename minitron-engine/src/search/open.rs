@@ -25,7 +25,8 @@ use crate::ranks::Ranks;
 use minitron_core::digest;
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::output::{OutputDir, remove_atomic};
-use minitron_core::plan::{Plan, Rankings};
+use minitron_core::plan::Rankings;
+use minitron_core::reconstruct::KeptUnits;
 use minitron_core::registry::{PluginSpec, inlined};
 use minitron_core::windows::Windows;
 
@@ -136,7 +137,7 @@ impl<'a> Field<'a> {
         };
         let n_screened = n_screened.clamp(1, n_candidates.max(1));
         halving.rungs(n_screened, self.n_steps, self.every)?;
-        let of_source = self.objective(&self.teaching.folder.spec, &Plan::default(), true)?;
+        let of_source = self.objective(&self.teaching.folder.spec, &KeptUnits::default())?;
         self.teaching.corrected(self.context, &of_source).map(drop)
     }
 

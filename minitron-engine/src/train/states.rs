@@ -9,8 +9,8 @@ use super::pass::{at_least, plus};
 use minitron_core::contract::{ModelPair, SitePair, StateLoss, States};
 use minitron_core::error::{Error, Result};
 use minitron_core::model::{Parameter, Site};
-use minitron_core::plan::Plan;
 use minitron_core::random::SplitMix;
+use minitron_core::reconstruct::KeptUnits;
 use minitron_core::spec::{HIDDEN, ModelSpec};
 
 /// How much a loss on states counts.
@@ -40,36 +40,37 @@ pub struct StateTerm {
     heads: [HeadCounts; 2],
 }
 
-/// Two places, with the teacher's channels that are shown where not all are.
+/// Two places, with the channels that are shown where not all are.
 #[derive(Debug)]
 struct ComparedPair {
     student: Site,
     teacher: Site,
-    channels_k: Option<Tensor>,
+    /// The student's, the teacher's.
+    channels_k: [Option<Tensor>; 2],
 }
 
 impl ComparedPair {
     fn of(pair: SitePair, device: Device) -> Result<Self> {
-        let channels_k = match &pair.channels {
-            Some(channels) => {
-                let channels: Vec<i64> = channels.iter().map(|&channel| channel as i64).collect();
-                Some(Tensor::f_from_slice(&channels)?.f_to_device(device)?)
-            }
-            None => None,
+        let tensor = |channels: Option<Vec<usize>>| -> Result<Option<Tensor>> {
+            let Some(channels) = channels else {
+                return Ok(None);
+            };
+            let channels: Vec<i64> = channels.iter().map(|&channel| channel as i64).collect();
+            Ok(Some(Tensor::f_from_slice(&channels)?.f_to_device(device)?))
         };
         Ok(ComparedPair {
             student: pair.student,
             teacher: pair.teacher,
-            channels_k,
+            channels_k: [tensor(pair.student_channels)?, tensor(pair.channels)?],
         })
     }
+}
 
-    /// What a loss is shown of the teacher's states.
-    fn shown(&self, x_btc: &Tensor) -> Result<Tensor> {
-        match &self.channels_k {
-            Some(channels_k) => SitePair::pick(x_btc, channels_k),
-            None => Ok(x_btc.shallow_clone()),
-        }
+/// What a loss is shown of states.
+fn shown(x_btc: &Tensor, channels_k: Option<&Tensor>) -> Result<Tensor> {
+    match channels_k {
+        Some(channels_k) => SitePair::pick(x_btc, channels_k),
+        None => Ok(x_btc.shallow_clone()),
     }
 }
 
@@ -107,7 +108,7 @@ pub struct TermStart<'a> {
     pub kind: Kind,
     /// The teacher's units that the student kept, where they are known. A learned map then begins
     /// by putting each channel back in its place.
-    pub kept: Option<&'a Plan>,
+    pub kept: Option<&'a KeptUnits>,
     /// Of a map that begins at random.
     pub seed: u64,
 }
@@ -202,9 +203,11 @@ impl StateTerm {
                 .as_ref()
                 .map(|lift| states.f_linear(&lift.tensor, None::<&Tensor>))
                 .transpose()?;
-            let x_btc = lifted.as_ref().unwrap_or(states);
+            let [own_k, other_k] = &pair.channels_k;
+            let x_btc = &shown(lifted.as_ref().unwrap_or(states), own_k.as_ref())?;
             let [ours, theirs] = self.heads;
-            let theirs_btc = at_least(pair.shown(teacher(pair.teacher)?)?, x_btc.f_kind()?)?;
+            let theirs_btc = shown(teacher(pair.teacher)?, other_k.as_ref())?;
+            let theirs_btc = at_least(theirs_btc, x_btc.f_kind()?)?;
             let value = self.loss.loss(
                 &ours.states(x_btc, attention_mask_bt),
                 &theirs.states(&theirs_btc, attention_mask_bt),
@@ -234,7 +237,7 @@ impl StateTerm {
 /// [F, E]: kept channels back in their places, or N(0, 1/E).
 fn lift(label: &str, n_student: usize, n_teacher: usize, start: TermStart) -> Result<Parameter> {
     let mut values = vec![0f32; n_student * n_teacher];
-    let kept = start.kept.and_then(|plan| plan.kept.get(HIDDEN));
+    let kept = start.kept.and_then(|kept| kept.plan.kept.get(HIDDEN));
     match kept
         .filter(|kept| kept.len() == n_student && kept.iter().all(|&channel| channel < n_teacher))
     {

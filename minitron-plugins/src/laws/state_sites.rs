@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use minitron_core::contract::{ModelPair, SitePair, StateLoss};
 use minitron_core::error::Result;
 use minitron_core::model::{Site, Tap};
-use minitron_core::plan::Plan;
 use minitron_core::prune::Student;
+use minitron_core::reconstruct::KeptUnits;
 use minitron_core::spec::{ConfigKey, DEPTH};
 use tch::Tensor;
 
@@ -29,7 +29,7 @@ pub(super) fn relatives(trial: &Trial, loss: &dyn StateLoss, sample: &SampleMode
     let plan = space.plan(&half_of_all(&space), &rankings, &sample.spec)?;
     let student = Student::new(&sample.source, &sample.spec, &plan)?;
     let student = SampleModel::new(trial.registry, &student.config.to_value(), 3)?;
-    sites(trial, loss, (&student, sample), Some(&plan))
+    sites(trial, loss, (&student, sample), Some(&plan.into()))
 }
 
 /// The same model with two more layers.
@@ -48,7 +48,7 @@ fn sites(
     trial: &Trial,
     loss: &dyn StateLoss,
     (student, teacher): (&SampleModel, &SampleModel),
-    kept: Option<&Plan>,
+    kept: Option<&KeptUnits>,
 ) -> Result<()> {
     let models = ModelPair {
         student: &student.spec,
@@ -74,13 +74,16 @@ fn channels(trial: &Trial, pair: &SitePair, n_ours: usize, n_theirs: usize) -> R
     let Some(channels) = &pair.channels else {
         return Ok(());
     };
-    let are_there = channels.iter().all(|&channel| channel < n_theirs);
+    let own = pair.student_channels.as_deref();
+    let n_shown = own.map_or(n_ours, <[usize]>::len);
+    let are_there = channels.iter().all(|&channel| channel < n_theirs)
+        && own.is_none_or(|own| own.iter().all(|&channel| channel < n_ours));
     let message = format!(
         "{:?}: {} channels of the teacher's {n_theirs} are named for the student's {n_ours}",
         pair.teacher,
         channels.len()
     );
-    trial.ensure(are_there && channels.len() == n_ours, message)
+    trial.ensure(are_there && channels.len() == n_shown, message)
 }
 
 /// How many channels the wanted sites have.

@@ -17,7 +17,9 @@ const TAG: &str = "neuron_clone";
 /// gives.
 ///
 /// The student's plan says which layers and neurons of the teacher it kept, so nothing is lifted
-/// and no map is learned. The paper clones attention's projections too.
+/// and no map is learned. Neurons that a layer took of dropped ones (`layer_merge`) are held
+/// against what they were there; each piece of such a layer counts as a layer does. The paper
+/// clones attention's projections too.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NeuronClone {
@@ -111,6 +113,29 @@ impl NeuronClone {
     }
 }
 
+/// By layer of the teacher, neurons of one of the student's: where they stand, none for all of
+/// them, and which they were.
+fn pieces(
+    models: &ModelPair,
+    (layer, of_teacher): (usize, usize),
+    kept: Vec<usize>,
+) -> Vec<(usize, Option<Vec<usize>>, Vec<usize>)> {
+    let taken = models.taken_units(MLP, layer);
+    if taken.is_empty() {
+        return vec![(of_teacher, None, kept)];
+    }
+    let is_own = |place: &usize| taken.iter().all(|(_, it)| !it.places.contains(place));
+    let (places, units): (Vec<_>, Vec<_>) = kept
+        .into_iter()
+        .enumerate()
+        .filter(|(place, _)| is_own(place))
+        .unzip();
+    let own = (!places.is_empty()).then_some((of_teacher, Some(places), units));
+    let others = taken.iter();
+    let others = others.map(|(from, it)| (*from, Some(it.places.clone()), it.units.clone()));
+    own.into_iter().chain(others).collect()
+}
+
 /// A port of one of the models.
 fn site(model: &ModelSpec, whose: &str, layer: usize, port: Port) -> Result<Site> {
     model.site(layer, port).ok_or_else(|| {
@@ -127,11 +152,15 @@ impl StateLoss for NeuronClone {
         let mut pairs = Vec::new();
         for (layer, of_teacher) in models.kept_layers(TAG)?.into_iter().enumerate() {
             for port in self.ports(models.student, layer) {
-                pairs.push(SitePair {
-                    student: site(models.student, "student", layer, port)?,
-                    teacher: site(models.teacher, "teacher", of_teacher, port)?,
-                    channels: Some(models.kept_units(TAG, MLP, (layer, of_teacher))?),
-                });
+                let kept = models.kept_units(TAG, MLP, (layer, of_teacher))?;
+                for (from, places, units) in pieces(models, (layer, of_teacher), kept) {
+                    pairs.push(SitePair {
+                        student: site(models.student, "student", layer, port)?,
+                        teacher: site(models.teacher, "teacher", from, port)?,
+                        channels: Some(units),
+                        student_channels: places,
+                    });
+                }
             }
         }
         match pairs.is_empty() {

@@ -7,13 +7,22 @@ use minitron_core::spec::{At, HEADS, KV_HEADS, MLP, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::least_squares::LeastSquares;
+
+mod choosing;
+
+use choosing::{best, of_kept, ranked};
+
 /// Merges dropped layers into the kept layer before them: each part of that layer keeps the best
 /// units of all of them, as many as it had.
 ///
 /// A unit, a neuron or a head (a key/value head with its queries, where they share it), is worth
 /// what it adds to the residual stream of the teacher by itself, the mean over tokens of ‖W_u·x_u‖²
-/// with x_u its share of what the part's writer reads. Units of a dropped layer are put, with all
-/// their weights, in the place of the layer's own that are worth less.
+/// with x_u its share of what the part's writer reads. Of a dropped layer that is taken times 1 −
+/// 2·φ, at least 0, where φ is the share of what the part reads there that a linear map of what the
+/// merged part is to read does not tell: a unit that cannot see what it saw is worth less. Units
+/// of a dropped layer are put, with all their weights, in the place of the layer's own that are
+/// worth less.
 ///
 /// They read the stream of another layer then, so [`least_squares`](super::least_squares) belongs
 /// behind it: it fits what they read to the dropped layer's input, and what all of them write to
@@ -43,22 +52,25 @@ struct Merged {
 impl Reconstruction for LayerMerge {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
         let merged = merged(editor);
-        let mut wanted = BTreeMap::new();
-        for part in &merged {
-            for &source_layer in [part.own].iter().chain(&part.from) {
-                let kind = match heads_of(editor, part) {
-                    Some(_) => HEADS,
-                    None => MLP,
-                };
-                wanted.insert(part.at.in_layer(source_layer), kind);
-            }
-        }
-        let added = editor.contributions(&wanted)?;
+        let wanted = merged.iter().map(|part| {
+            let heads = heads_of(editor, part);
+            (part.at, heads.map_or(MLP, |_| HEADS))
+        });
+        let mut added = BTreeMap::new();
+        editor.for_each_units_seen(&wanted.collect(), &mut |seen| {
+            let factor = match &seen.told {
+                Some(told) => (1.0 - 2.0 * LeastSquares::default().untold(told)?).max(0.0),
+                None => 1.0,
+            };
+            let worth = seen.added.iter().map(|worth| worth * factor);
+            added.insert((seen.at, seen.layer), worth.collect::<Vec<f64>>());
+            Ok(())
+        })?;
         let mut all_taken = Vec::new();
         for part in &merged {
             let heads = heads_of(editor, part);
             let worth = |layer: usize| -> Vec<f64> {
-                let of_units = added.get(&part.at.in_layer(layer));
+                let of_units = added.get(&(part.at, layer));
                 of_units.cloned().unwrap_or_default()
             };
             all_taken.extend(match heads {
@@ -159,7 +171,10 @@ impl Heads {
         part: &Merged,
         worth: &dyn Fn(usize) -> Vec<f64>,
     ) -> Vec<TakenUnits> {
-        let own = of_kept(&worth(part.own), editor.kept(&dim_of_layer(HEADS, part.own)));
+        let own = of_kept(
+            &worth(part.own),
+            editor.kept(&dim_of_layer(HEADS, part.own)),
+        );
         let own: Vec<f64> = own.chunks(self.n_kept).map(|of| of.iter().sum()).collect();
         let queries = |layer: usize| -> Vec<Vec<usize>> {
             let of_heads = worth(layer);
@@ -226,43 +241,4 @@ fn taken(
         units: units(replaced),
     });
     taken.collect()
-}
-
-/// Which places of a layer's own units go to units of which others: of all of them the best stay,
-/// as many as there are places; of equals the layer's own.
-fn best(own: &[f64], others: &[(usize, Vec<f64>)]) -> Vec<(usize, Replaced)> {
-    let of_own = own.iter().map(|&worth| (worth, None));
-    let of_others = others.iter().flat_map(|(layer, worth)| {
-        let units = worth.iter().enumerate();
-        units.map(move |(unit, &worth)| (worth, Some((*layer, unit))))
-    });
-    let all: Vec<(f64, Option<(usize, usize)>)> = of_own.chain(of_others).collect();
-    let worth: Vec<f64> = all.iter().map(|(worth, _)| *worth).collect();
-    let (mut free, mut stays) = ((0..own.len()).collect::<Vec<_>>(), BTreeMap::new());
-    for at in ranked(&worth).into_iter().take(own.len()) {
-        match all.get(at).and_then(|(_, from)| *from) {
-            None => free.retain(|&place| place != at),
-            Some((layer, unit)) => stays.entry(layer).or_insert_with(Vec::new).push(unit),
-        }
-    }
-    let mut free = free.into_iter();
-    let replaced = stays.into_iter().map(|(layer, mut units)| {
-        units.sort_unstable();
-        let places = free.by_ref().take(units.len()).collect();
-        (layer, Replaced { places, units })
-    });
-    replaced.collect()
-}
-
-/// Best first; of equals the first.
-fn ranked(worth: &[f64]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..worth.len()).collect();
-    let of = |unit: usize| worth.get(unit).copied().unwrap_or(0.0);
-    order.sort_by(|&a, &b| of(b).total_cmp(&of(a)));
-    order
-}
-
-fn of_kept(worth: &[f64], kept: &[usize]) -> Vec<f64> {
-    let kept = kept.iter().filter_map(|&unit| worth.get(unit).copied());
-    kept.collect()
 }

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 mod solving;
 
-use solving::{USUAL, best_ridge, seen_behind, solved};
+use solving::{USUAL, best_ridge, is_before_dropped, seen_behind, solved};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the
 /// stream of the student as reconstructed so far.
@@ -209,6 +209,11 @@ impl LeastSquares {
         last.map_or(0.0, |last| last.after)
     }
 
+    /// The share of R that no ΔW makes up for, on tokens that it was not fitted to.
+    pub(super) fn untold(&self, stats: &ProjectionStats) -> Result<f64> {
+        Ok(self.solve(stats)?.0.lacking())
+    }
+
     /// What the fit is worth, and ΔW [E, C]: none where it is zero, or helps nothing that it was
     /// not fitted to.
     fn solve(&self, stats: &ProjectionStats) -> Result<(Fit, Option<Tensor>)> {
@@ -236,14 +241,4 @@ impl LeastSquares {
         };
         Ok((fit, delta_ec))
     }
-}
-
-/// Whether layers were dropped behind a writer.
-fn is_before_dropped(editor: &StudentEditor, stats: &ProjectionStats) -> bool {
-    let At::Sublayer { layer, sublayer } = stats.projections.at else {
-        return false;
-    };
-    let is_last = sublayer + 1 == editor.spec().places(layer).count();
-    let is_cut = editor.source_layer(layer) + 1 < editor.source_layer(layer + 1);
-    stats.projections.is_writer && is_last && is_cut
 }

@@ -194,8 +194,27 @@ fn reconstruction(report: &Value) -> String {
         ),
         None => String::new(),
     };
-    let errors = errors(report);
-    format!("\nreconstructed by {}{of_fits}{errors}", tags.join(", "))
+    let (taken, errors) = (taken(report), errors(report));
+    format!(
+        "\nreconstructed by {}{of_fits}{taken}{errors}",
+        tags.join(", ")
+    )
+}
+
+/// One line: how many units kept layers took of dropped ones, by kind.
+fn taken(report: &Value) -> String {
+    let mut by_kind: BTreeMap<&str, usize> = BTreeMap::new();
+    for taken in listed(&report["taken"]) {
+        let units = taken["units"].as_object().into_iter().flatten();
+        for (kind, replaced) in units {
+            *by_kind.entry(kind).or_default() += listed(&replaced["units"]).count();
+        }
+    }
+    let kinds = by_kind.iter().map(|(kind, n)| format!("{n} {kind}"));
+    match kinds.collect::<Vec<_>>() {
+        none if none.is_empty() => String::new(),
+        kinds => format!("\ntaken from dropped layers: {}", kinds.join(", ")),
+    }
 }
 
 /// By layer, the share that is lacking of what each part reads and has to write, as reconstructed,

@@ -24,7 +24,7 @@ fn of_fit(editor: &StudentEditor, fit: &Fit) -> Value {
     let roles: Vec<String> = fit.projections.roles.iter().map(Role::to_string).collect();
     json!({
         "at": at.to_string(),
-        "layer": at.layer().map(|layer| editor.source_layer(layer)),
+        "layer": layer_of(editor, fit),
         "part": part(editor, at),
         "unit": unit_of(fit),
         "writes": fit.projections.is_writer,
@@ -37,6 +37,13 @@ fn of_fit(editor: &StudentEditor, fit: &Fit) -> Value {
         "error": fit.error(),
         "ridge": fit.ridge,
     })
+}
+
+/// The teacher's layer that it is of: the dropped one, of units that were taken from it.
+fn layer_of(editor: &StudentEditor, fit: &Fit) -> Option<usize> {
+    let own = fit.projections.at.layer();
+    let own = own.map(|layer| editor.source_layer(layer));
+    fit.projections.from.or(own)
 }
 
 /// The expert that it is of.

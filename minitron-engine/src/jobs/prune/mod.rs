@@ -313,7 +313,7 @@ pub(crate) fn write_plan(
     if !explained.is_empty() {
         value["explained"] = json!(explained);
     }
-    for key in ["healed", "hidden_basis", "fits"] {
+    for key in ["healed", "hidden_basis", "taken", "fits"] {
         if let Some(found) = report.get(key) {
             value[key] = found.clone();
         }

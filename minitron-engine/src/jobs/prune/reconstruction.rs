@@ -198,6 +198,9 @@ pub(crate) fn note(editor: &StudentEditor, report: &mut Value) {
     if !editor.fits().is_empty() {
         report["fits"] = json!(in_json(editor));
     }
+    if !editor.taken().is_empty() {
+        report["taken"] = json!(editor.taken());
+    }
     if editor.is_compensated() {
         report["compensated"] = json!(editor.compensated().join("; "));
     }

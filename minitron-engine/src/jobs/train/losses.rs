@@ -6,7 +6,7 @@ use crate::jobs::context::Context;
 use crate::train::{Objective, StateTerm, Term, TermStart, Weight};
 use minitron_core::contract::{LogitLoss, StateLoss};
 use minitron_core::error::{Error, Result};
-use minitron_core::plan::Plan;
+use minitron_core::reconstruct::KeptUnits;
 use minitron_core::registry::{Kind, PluginSpec};
 use minitron_core::spec::ModelSpec;
 
@@ -16,7 +16,7 @@ pub(crate) fn objective(
     losses: &[PluginSpec],
     student: &ModelSpec,
     teacher: Option<&ModelSpec>,
-    kept: Option<&Plan>,
+    kept: Option<&KeptUnits>,
 ) -> Result<Objective> {
     let start = TermStart {
         device: context.device,

@@ -1,7 +1,8 @@
 //! Ridge regression from sums over tokens.
 
 use minitron_core::error::Result;
-use minitron_core::reconstruct::Moments;
+use minitron_core::reconstruct::{Moments, ProjectionStats, StudentEditor};
+use minitron_core::spec::At;
 use tch::{Kind, Tensor};
 
 /// What X·Wᵀ shows in place of X.
@@ -55,4 +56,14 @@ pub(super) fn solved(moments: &Moments, ridge: f64) -> Result<Option<Tensor>> {
         .f_transpose(0, 1)?
         .f_cholesky_solve(&lower_cc, false)?;
     Ok(Some(delta_ce.f_transpose(0, 1)?))
+}
+
+/// Whether layers were dropped behind a writer.
+pub(super) fn is_before_dropped(editor: &StudentEditor, stats: &ProjectionStats) -> bool {
+    let At::Sublayer { layer, sublayer } = stats.projections.at else {
+        return false;
+    };
+    let is_last = sublayer + 1 == editor.spec().places(layer).count();
+    let is_cut = editor.source_layer(layer) + 1 < editor.source_layer(layer + 1);
+    stats.projections.is_writer && is_last && is_cut
 }

@@ -1,0 +1,175 @@
+"""Dropped layers merged into kept ones and refitted, from what PyTorch computes, against the folder of a student.
+
+    layers.py TEACHER_DIR IDS.safetensors STUDENT_DIR RIDGE
+
+For a Llama pruned in depth with `layer_merge` and `least_squares:ridge=RIDGE`. Fails where plan.json names other units than those that add
+most, where a projection of a layer is another one than the closed form, or where none was taken.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from reference import load
+from safetensors.torch import load_file
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+# The ridge where batches are too few to choose one.
+USUAL = 1e-3
+
+
+class Layer:
+    """One layer's weights in f64, heads apart."""
+
+    def __init__(self, layer, config):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.width = attention.head_dim
+        self.eps = config.rms_norm_eps
+        self.gains = [layer.input_layernorm.weight.double(), layer.post_attention_layernorm.weight.double()]
+        self.q, self.k, self.v = (getattr(attention, f"{name}_proj").weight.double() for name in "qkv")
+        self.o = attention.o_proj.weight.double()
+        self.gate, self.up, self.down = (getattr(mlp, f"{name}_proj").weight.double() for name in ("gate", "up", "down"))
+
+    def read(self, x, part):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.gains[part]
+
+    def inner(self, x, part, turn):
+        """What the part's writer reads of what the part reads [B, T, E]."""
+        if part == 1:
+            return silu(x @ self.gate.T) * (x @ self.up.T)
+        heads = [(x @ w.T).unflatten(-1, (-1, self.width)).transpose(1, 2) for w in (self.q, self.k, self.v)]
+        q, k = turn(heads[0]), turn(heads[1])
+        shared = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(shared, 1), heads[2].repeat_interleave(shared, 1)
+        return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+    def writer(self, part):
+        return self.down if part == 1 else self.o
+
+
+def rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def fitted(x, r, ridge):
+    """Δ [E, C] with x·Δᵀ ≈ r."""
+    x, r = rows(x), rows(r)
+    gram = x.T @ x
+    gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram, x.T @ r).T
+
+
+def added(inner, writer, width):
+    """Mean over tokens of ‖W_u·x_u‖² for units of so many channels."""
+    units = rows(inner).unflatten(-1, (-1, width)).transpose(0, 1)
+    return (units @ writer.T.unflatten(0, (-1, width))).pow(2).sum(-1).mean(-1)
+
+
+def chosen(own, others):
+    """By layer, (places, units) that are taken: own units go from the worst on."""
+    # Of equals the layer's own, then the earlier ones.
+    ranked = [(-worth, 0, None, place) for place, worth in enumerate(own.tolist())]
+    ranked += [(-worth, 1, layer, unit) for layer, all in others.items() for unit, worth in enumerate(all.tolist())]
+    best = sorted(ranked, key=lambda unit: unit[0])[: len(own)]
+    free = [place for place in range(len(own)) if (None, place) not in [unit[2:] for unit in best]]
+    taken = {}
+    for layer in others:
+        units = sorted(unit for _, _, of, unit in best if of == layer)
+        if units:
+            taken[layer], free = (free[: len(units)], units), free[len(units) :]
+    return taken
+
+
+def channels(units, width):
+    return [unit * width + channel for unit in units for channel in range(width)]
+
+
+def main(teacher_dir, ids, student_dir, ridge):
+    ridge = float(ridge)
+    model = load(teacher_dir)
+    config, ids = model.config, load_file(ids)["input_ids"]
+    plan = json.loads((Path(student_dir) / "plan.json").read_text())
+    student = {name: tensor.double() for name, tensor in load_file(Path(student_dir) / "model.safetensors").items()}
+    kept = plan["kept"]["depth"] + [config.num_hidden_layers]
+    with torch.no_grad():
+        layers = [Layer(layer, config) for layer in model.model.layers]
+        x = model.model.embed_tokens(ids).double()
+        cos, sin = (it[:, None].double() for it in model.model.rotary_emb(x.float(), torch.arange(ids.shape[1])[None]))
+
+        def turn(heads):
+            first, second = heads.chunk(2, -1)
+            return heads * cos + torch.cat([-second, first], -1) * sin
+
+        # The teacher's streams before and after each part.
+        streams, stream = [], x
+        for layer in layers:
+            before = [stream]
+            for part in range(2):
+                stream = stream + layer.inner(layer.read(stream, part), part, turn) @ layer.writer(part).T
+                before.append(stream)
+            streams.append(before)
+
+        n_taken, x = 0, streams[kept[0]][0]
+        for place, first in enumerate(kept[:-1]):
+            own, group = layers[first], range(first, kept[place + 1])
+            prefix = f"model.layers.{place}."
+            for part in range(2):
+                aimed = streams[first][0] + sum(streams[l][part] - streams[l][0] for l in group)
+                wanted = streams[first][0] + sum(streams[l][part + 1] - streams[l][0] for l in group)
+                width = 1 if part else own.width
+                worth = {}
+                for l in group:
+                    read = layers[l].read(streams[l][part], part)
+                    worth[l] = added(layers[l].inner(read, part, turn), layers[l].writer(part), width)
+                    if l != first:
+                        teller = own.read(aimed, part)
+                        left = rows(read) - rows(teller) @ fitted(teller, read, USUAL).T
+                        worth[l] *= max(0, 1 - 2 * left.pow(2).sum() / read.pow(2).sum())
+                shared = 1 if part else len(own.q) // len(own.k)
+                worth = {l: it.unflatten(0, (-1, shared)).sum(-1) for l, it in worth.items()}
+                taken = chosen(worth.pop(first), worth)
+                found = {
+                    it["from"]: (it["units"][kind]["places"], it["units"][kind]["units"])
+                    for it in plan.get("taken", [])
+                    for kind in ["mlp" if part else "kv_heads"]
+                    if (it["layer"], it["part"]) == (place, part)
+                }
+                assert found == taken, f"{prefix} part {part}: {found}, not {taken}"
+                n_taken += sum(len(units) for _, units in taken.values())
+
+                # Readers by the layer that they are of, then the writer on what they give.
+                now = own.read(x, part)
+                names = {"gate": 1, "up": 1} if part else {"q": own.width * shared, "k": own.width, "v": own.width}
+                new = Layer.__new__(Layer)
+                new.__dict__.update(own.__dict__)
+                writer = own.writer(part).clone()
+                refit = {l: fitted(now, layers[l].read(streams[l][part], part) - now, ridge) for l in [first, *taken]}
+                for name, n_rows in names.items():
+                    weight = getattr(own, name) + getattr(own, name) @ refit[first]
+                    for l, (places, units) in taken.items():
+                        theirs = getattr(layers[l], name)[channels(units, n_rows)]
+                        weight[channels(places, n_rows)] = theirs + theirs @ refit[l]
+                    setattr(new, name, weight)
+                for l, (places, units) in taken.items():
+                    n_columns = width * shared
+                    writer[:, channels(places, n_columns)] = layers[l].writer(part)[:, channels(units, n_columns)]
+                inner = new.inner(now, part, turn)
+                writer = writer + fitted(inner, wanted - x - inner @ writer.T, ridge)
+                x = x + inner @ writer.T
+                for name in names:
+                    at = f"{prefix}{'mlp' if part else 'self_attn'}.{name}_proj.weight"
+                    assert_alike(student[at], getattr(new, name), at)
+                at = f"{prefix}{'mlp.down' if part else 'self_attn.o'}_proj.weight"
+                assert_alike(student[at], writer, at)
+    assert n_taken, "no unit was taken"
+
+
+def assert_alike(found, wanted, what):
+    assert found.shape == wanted.shape, f"{what}: {found.shape}, not {wanted.shape}"
+    apart = (found - wanted).abs().max() / wanted.abs().max()
+    assert apart < 2e-4, f"{what}: {apart:e} apart"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
