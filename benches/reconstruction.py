@@ -5,7 +5,7 @@
 
 `seeds`: the plain cut beside `prune --data`, calibrated on three texts of 16K tokens. `texts`: 2K, 16K and 128K tokens of the same
 kind of text and of another; `texts-distilled`: the same after 40K tokens of distillation. `ingredients`: each part of the
-reconstruction taken away in turn. `depth`: 8 to 5 layers. `held-out`: other sizes, calibrations and texts than those above, chosen
+reconstruction taken away in turn. `depth`: 8 to 6, 5 and 4 layers. `held-out`: other sizes, calibrations and texts than those above, chosen
 before they were run. `sampling`: the first windows of the text beside windows all over it. `apart`: half of all parameters by layers
 that differ, the channels chosen on other text. `tokens`: how much distillation the reconstructed student needs until it is where the
 plain cut comes with 400K tokens.
@@ -181,11 +181,19 @@ def ingredients(table):
 
 
 def depth(table):
-    print("\n| layers kept | plain cut | reconstructed |\n|---|---|---|")
-    for model, sizes in DEEP.items():
-        plain = table.cell(f"{model}/depth-plain", model, sizes, [])
-        repaired = table.cell(f"{model}/depth", model, sizes, text(TRAIN, 64))
-        print(f"| 5 of 8 of {model} | {plain['kl']:.4f} | {repaired['kl']:.4f} |", flush=True)
+    """Dropped layers: refitted alone, and merged into those before them, which `auto` does."""
+    seeds = [f"seed {seed}" for seed in range(3)]
+    columns = ["plain cut", "least_squares", *(f"auto, {seed}" for seed in seeds), "auto, 131,072 tokens"]
+    print(f"\n| kept of 8 layers | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for model in HALF:
+        for layers in [6, 5, 4]:
+            name, sizes, data = f"{model}/depth-{layers}", ["--layers", layers], text(TRAIN, 64)
+            cells = [table.cell(f"{name}/plain", model, sizes, [])]
+            cells.append(table.cell(f"{name}/least-squares", model, sizes, [*data, "--reconstruct", "least_squares"]))
+            cells += [table.cell(f"{name}/{seed}", model, sizes, [*data, "--seed", seed[-1]]) for seed in seeds]
+            cells.append(table.cell(f"{name}/512", model, sizes, text(TRAIN, 512)))
+            cells = " | ".join(f"{cell['kl']:.4f}, {cell['loss']:.4f}" for cell in cells)
+            print(f"| {model}, {layers} | {cells} |", flush=True)
 
 
 def held_out(table):

@@ -7,14 +7,16 @@ use minitron_core::checkpoint::{MemorySource, TensorSource};
 use minitron_core::contract::{ModelPair, StateLoss};
 use minitron_core::error::Error;
 use minitron_core::model::{Site, Tap};
-use minitron_core::reconstruct::{Replaced, SeenUnits, StudentEditor, TakenUnits};
+use minitron_core::reconstruct::{
+    ReconstructInputs, Replaced, SeenUnits, StudentEditor, TakenUnits,
+};
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{At, HEADS, MLP, ParamKind};
+use minitron_core::spec::{At, HEADS, MLP, ParamKind, Role};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::Model;
 use super::reconstruction::{Ward, distance};
+use super::{Model, REORDERED, relative};
 
 /// What a layer of the student stands for, of a teacher of three layers.
 const KEPT: [usize; 2] = [0, 2];
@@ -275,6 +277,13 @@ fn units_that_cannot_be_taken_are_refused() {
         let error = editor.take_units(wrong.clone()).unwrap_err();
         assert!(matches!(error, Error::Plugin { .. }), "{wrong:?}: {error}");
     }
+    for order in [
+        ["layer_merge", "layer_merge"],
+        ["least_squares", "layer_merge"],
+    ] {
+        let error = ward.treated(&order).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("name it once"), "{order:?}: {error}");
+    }
     let own = ward.treated(&["layer_merge", "least_squares:target=own"]);
     let error = own.map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("fitted to the teacher alone"), "{error}");
@@ -320,4 +329,66 @@ fn cloning_knows_where_neurons_were() {
         let n_neurons = editor.spec().dim(&format!("mlp.{layer}")).unwrap().size;
         assert_eq!(places.len(), n_neurons, "{layer}");
     }
+}
+
+/// Narrower heads multiply queries by a factor: of rows that are refitted, and of those that are taken.
+#[test]
+fn what_narrower_heads_rescale_is_rescaled_where_it_is_replaced() {
+    let mut ward = Ward::new(
+        Model::new(&tiny_llama(), 48).unwrap(),
+        &[("depth", KEPT.len()), ("rope_pairs", 2)],
+    );
+    ward.plan.kept.insert("depth".into(), KEPT.into());
+    let at = At::Sublayer {
+        layer: 0,
+        sublayer: 0,
+    };
+    let plain = |compensates| {
+        let inputs = ReconstructInputs {
+            compensates,
+            ..ward.inputs()
+        };
+        StudentEditor::new(inputs, ward.plan.clone()).unwrap()
+    };
+    let query = |editor: &StudentEditor| editor.read(at, Role::QUERY, ParamKind::Weight).unwrap();
+    let (mut with, mut without) = (plain(true), plain(false));
+    let factor = query(&with).abs().sum(Kind::Double) / query(&without).abs().sum(Kind::Double);
+    let factor = factor.double_value(&[]);
+    assert!((factor - 1.0).abs() > 0.1, "{factor}");
+    let n_hidden = ward.model.spec.dim("hidden").unwrap().size as i64;
+    let delta_ec = Tensor::ones([n_hidden, n_hidden], (Kind::Double, Device::Cpu)) * 0.01;
+    for is_again in [false, true] {
+        for editor in [&mut with, &mut without] {
+            editor
+                .refit_reader(at, Role::QUERY, &delta_ec, is_again)
+                .unwrap();
+        }
+        let expected = query(&without) * factor;
+        assert!(relative(&query(&with), &expected) < REORDERED, "{is_again}");
+    }
+    let heads = Replaced {
+        places: vec![0, 1],
+        units: vec![2, 3],
+    };
+    let groups = Replaced {
+        places: vec![0],
+        units: vec![1],
+    };
+    for editor in [&mut with, &mut without] {
+        let units = [("heads", &heads), ("kv_heads", &groups)];
+        let taken = TakenUnits {
+            layer: 0,
+            part: 0,
+            from: 1,
+            units: units.map(|(kind, it)| (kind.to_owned(), it.clone())).into(),
+        };
+        editor.take_units(taken).unwrap();
+        let expected = query(editor);
+        editor
+            .refit_taken_reader(at, Role::QUERY, &(&delta_ec * 0.0), 1)
+            .unwrap();
+        assert!(relative(&query(editor), &expected) < REORDERED);
+    }
+    let expected = query(&without) * factor;
+    assert!(relative(&query(&with), &expected) < REORDERED);
 }

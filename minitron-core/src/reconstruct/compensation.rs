@@ -82,6 +82,19 @@ impl StudentEditor<'_> {
         Ok(())
     }
 
+    /// What a weight was multiplied by, replaced since or not.
+    pub(super) fn factor_of(&self, name: &str) -> f64 {
+        let factor = self.factors.get(name).or(self.in_weights.get(name));
+        factor.copied().unwrap_or(1.0)
+    }
+
+    /// A replaced weight has its factor in it.
+    pub(super) fn settle_factor(&mut self, name: &str) {
+        if let Some(factor) = self.factors.remove(name) {
+            self.in_weights.insert(name.to_owned(), factor);
+        }
+    }
+
     /// Multiplies a weight and its bias, or a norm's gain, as they are read.
     fn scale(&mut self, at: At, role: Role, factor: f64) -> Result<()> {
         let param = self.param(at, role, ParamKind::Weight)?;

@@ -58,6 +58,8 @@ pub struct StudentEditor<'a> {
     pub(super) changes: TensorStore,
     /// Factors of weights that are not replaced, by the student's names.
     pub(super) factors: BTreeMap<String, f64>,
+    /// Those that replaced weights have in them.
+    pub(super) in_weights: BTreeMap<String, f64>,
     /// What of a norm's gain was taken for granted.
     pub(super) assumed: BTreeMap<(At, Role), f64>,
     /// What was compensated, in words.
@@ -102,6 +104,7 @@ impl<'a> StudentEditor<'a> {
             spec,
             changes: TensorStore::new(inputs.spill, "weights")?,
             factors: BTreeMap::new(),
+            in_weights: BTreeMap::new(),
             assumed: BTreeMap::new(),
             compensated: Vec::new(),
             reconstructed: Vec::new(),

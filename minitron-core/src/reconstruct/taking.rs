@@ -140,7 +140,8 @@ impl StudentEditor<'_> {
         taken: &TakenUnits,
     ) -> Result<Tensor> {
         let own = self.read(param.at, param.role, param.kind)?;
-        let given = laid_out(view, param)?;
+        let factor = self.factor_of(&param.name());
+        let given = laid_out(view, param)?.f_mul_scalar(factor)?;
         let places = self.places(param, side, taken)?;
         let along = self.along(param, side);
         if given.size().get(along as usize) != Some(&(places.len() as i64)) {
@@ -202,6 +203,7 @@ impl StudentEditor<'_> {
             let pruned = laid_out(&PrunedView::new(teacher, spec, &donor)?, &param)?;
             let whole = laid_out(&PrunedView::new(teacher, spec, &all)?, &param)?;
             let refitted = pruned.f_add(&whole.f_matmul(delta_ec)?)?;
+            let refitted = refitted.f_mul_scalar(self.factor_of(&param.name()))?;
             drop((pruned, whole));
             let stored = self.student()?.info(&param.name());
             let stored = stored.and_then(|info| kind_of(info.dtype));

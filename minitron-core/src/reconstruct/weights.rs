@@ -128,10 +128,14 @@ impl StudentEditor<'_> {
             .info(&param.name())
             .and_then(|info| kind_of(info.dtype));
         let stored = stored.ok_or_else(|| not_in_student(&param.name()))?;
+        let factor = self.factor_of(&param.name());
         let mut parts = Vec::new();
         for rows in spans(&student, param) {
             let added = laid_out_rows(&all, param, rows.clone())?.f_matmul(delta_ec)?;
-            let refitted = laid_out_rows(before, param, rows)?.f_add(&added)?;
+            let added = added.f_mul_scalar(factor)?;
+            let before = laid_out_rows(before, param, rows)?;
+            let before = before.f_mul_scalar(if is_again { factor } else { 1.0 })?;
+            let refitted = before.f_add(&added)?;
             parts.push(refitted.f_to_kind(stored)?);
         }
         let refitted = self.without_taken(param, Tensor::f_cat(&parts, 0)?)?;
@@ -191,14 +195,14 @@ impl StudentEditor<'_> {
             return Err(self.broken(format!("`{name}`: values that are not finite as {kind:?}")));
         }
         let Some(row) = row else {
-            let _ = self.factors.remove(&name);
+            self.settle_factor(&name);
             return self.changes.put(&name, &stored);
         };
         if self.changes.get(&name).is_none() {
             let student = self.student()?;
             let all = student.read_rows(&name, 0..info.shape.first().copied().unwrap_or(0))?;
             drop(student);
-            let _ = self.factors.remove(&name);
+            self.settle_factor(&name);
             self.changes.put(&name, &all.copy())?;
         }
         let row_1 = Tensor::f_from_slice(&[row as i64])?;

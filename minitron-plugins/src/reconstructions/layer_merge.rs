@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use minitron_core::contract::Reconstruction;
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
 use minitron_core::reconstruct::{Replaced, StudentEditor, TakenUnits};
 use minitron_core::spec::{At, HEADS, KV_HEADS, MLP, dim_of_layer};
 use schemars::JsonSchema;
@@ -51,6 +51,10 @@ struct Merged {
 #[typetag::serde(name = "layer_merge")]
 impl Reconstruction for LayerMerge {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
+        if !editor.taken().is_empty() || !editor.fits().is_empty() {
+            let message = "layer_merge: name it once, and before `least_squares`";
+            return Err(Error::Recipe(message.into()));
+        }
         let merged = merged(editor);
         let wanted = merged.iter().map(|part| {
             let heads = heads_of(editor, part);
