@@ -117,6 +117,9 @@ def main(teacher_dir, ids, student_dir, ridge):
             for part in range(2):
                 aimed = streams[first][0] + sum(streams[l][part] - streams[l][0] for l in group)
                 wanted = streams[first][0] + sum(streams[l][part + 1] - streams[l][0] for l in group)
+                reads = own.read(streams[first][part], part)
+                changed = (own.read(aimed, part) - reads).pow(2).sum() / reads.pow(2).sum()
+                assert changed <= 0.25, f"{prefix} part {part} would read something else: {changed}"
                 width = 1 if part else own.width
                 worth = {}
                 for l in group:

@@ -75,7 +75,8 @@ fn taken<'e>(editor: &'e StudentEditor<'_>) -> BTreeMap<(usize, &'e str), usize>
 fn a_layer_that_adds_nothing_becomes_the_one_dropped_behind_it() {
     let mut families_seen = BTreeSet::new();
     for config in alike() {
-        let ward = ward(silent(&config, &[0]));
+        // One that adds much would change what the kept layer's MLP reads, and is not merged.
+        let ward = ward(scaled(&config, |layer| [0.0, 0.1, 1.0][layer]));
         if !takes(&ward.editor()) {
             continue;
         }
@@ -165,7 +166,7 @@ impl Tap for Seen {
 /// ‖W_u·x_u‖², unit after unit, without sums of squares.
 #[test]
 fn what_a_unit_adds_is_what_its_columns_make_of_its_channels() {
-    let ward = ward(Model::new(&tiny_llama(), 43).unwrap());
+    let ward = ward(scaled(&tiny_llama(), |_| 0.05));
     let editor = ward.editor();
     let spec = &ward.model.spec;
     let places = editor.spec().places(0).map(|(at, _)| at);
@@ -266,7 +267,7 @@ fn taken_units_bring_their_weights() {
 
 #[test]
 fn units_that_cannot_be_taken_are_refused() {
-    let ward = ward(Model::new(&tiny_llama(), 45).unwrap());
+    let ward = ward(scaled(&tiny_llama(), |_| 0.05));
     for wrong in [
         some(0, 2, MLP, &[0], &[0]),
         some(1, 1, MLP, &[0], &[0]),
@@ -292,7 +293,7 @@ fn units_that_cannot_be_taken_are_refused() {
 /// `neuron_clone` holds each neuron against what it was, in whichever layer.
 #[test]
 fn cloning_knows_where_neurons_were() {
-    let ward = ward(Model::new(&tiny_llama(), 46).unwrap());
+    let ward = ward(scaled(&tiny_llama(), |_| 0.05));
     let editor = ward.treated(&["layer_merge"]).unwrap();
     let loss = registry()
         .build::<dyn StateLoss>(&PluginSpec::bare("neuron_clone"))

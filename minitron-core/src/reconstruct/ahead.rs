@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
+use super::projections::total;
 use super::store::TensorStore;
 use super::stream_state::{Embedded, StreamState};
-use crate::error::{Error, Result};
+use crate::error::{Error, Present, Result};
 use crate::spec::{At, Sublayer};
 
 /// The teacher has run through a kept layer and the dropped ones behind it; where it stood before
@@ -19,13 +20,22 @@ use crate::spec::{At, Sublayer};
 /// ```
 /// with x(l, p) the teacher's stream before part p of layer l. After the last part that is the
 /// stream after the last layer. The parts of a layer are alone with their stream: none is normed
-/// after its sum.
+/// after its sum. Where that would change by more than a quarter what a part of the kept layer
+/// reads, parts but the last are aimed at their own layer's stream, x(first layer, p + 1).
 pub(super) struct Ahead {
     layers: Range<usize>,
     n_parts: usize,
     before: TensorStore,
     device: Device,
+    /// Whether parts are aimed at what all these layers add, rather than at their own layer's
+    /// stream but for the last.
+    sums: bool,
 }
+
+/// The share of what a part of the kept layer reads that earlier parts of dropped layers may change
+/// before it. Beyond it the layer would no longer compute what it does: a first MLP, behind an
+/// attention that adds little to it and before one that adds much.
+const CHANGED: f64 = 0.25;
 
 impl Ahead {
     /// Moves the teacher past all of these layers.
@@ -53,12 +63,48 @@ impl Ahead {
             let state = teacher.states.before(0, round)?;
             before.put(&key(layers.end, 0, round), &state.now_bte)?;
         }
-        Ok(Ahead {
+        let mut ahead = Ahead {
             layers,
             n_parts,
             before,
             device: editor.load_options().device,
-        })
+            sums: true,
+        };
+        ahead.sums = ahead.changes_little(editor, teacher.states.len())?;
+        Ok(ahead)
+    }
+
+    /// Whether the parts of all these layers can be summed.
+    pub fn sums(&self) -> bool {
+        self.sums
+    }
+
+    fn changes_little(&self, editor: &StudentEditor, n_rounds: usize) -> Result<bool> {
+        let text = editor.calibration()?;
+        let own = editor.teacher_block(self.layers.start)?;
+        let mut sums = true;
+        for part in 1..self.n_parts {
+            let (mut changed, mut size) = (0.0, 0.0);
+            for round in 0..n_rounds {
+                let state = self.state(self.layers.start, part, round)?;
+                let reads_bte = own.input(part, state.stream())?.f_to_kind(Kind::Float)?;
+                let aimed_bte = own.input(part, self.aimed(part, round)?.stream())?;
+                let apart_bte = aimed_bte.f_to_kind(Kind::Float)?.f_sub(&reads_bte)?;
+                let squares = [
+                    total(&apart_bte.f_square()?)?,
+                    total(&reads_bte.f_square()?)?,
+                ];
+                let of_batch = vec![Tensor::f_from_slice(&squares)?];
+                text.in_order(round, of_batch, &mut |_, given| {
+                    let squares = given.first().present("a batch with its squares")?;
+                    changed += squares.f_double_value(&[0])?;
+                    size += squares.f_double_value(&[1])?;
+                    Ok(())
+                })?;
+            }
+            sums &= changed <= CHANGED * size;
+        }
+        Ok(sums)
     }
 
     /// The teacher's state before a part of one of the layers.
@@ -88,6 +134,9 @@ impl Ahead {
             return self.read(self.layers.end, 0, round);
         }
         let mut sum_bte = self.read(self.layers.start, part + 1, round)?;
+        if !self.sums {
+            return Ok(sum_bte);
+        }
         for layer in self.layers.clone().skip(1) {
             let after_bte = self.read(layer, part + 1, round)?;
             let added_bte = after_bte.f_sub(&self.read(layer, 0, round)?)?;
