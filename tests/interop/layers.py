@@ -27,37 +27,50 @@ class Layer:
         self.width = attention.head_dim
         self.eps = config.rms_norm_eps
         self.gains = [layer.input_layernorm.weight.double(), layer.post_attention_layernorm.weight.double()]
-        self.q, self.k, self.v = (getattr(attention, f"{name}_proj").weight.double() for name in "qkv")
-        self.o = attention.o_proj.weight.double()
-        self.gate, self.up, self.down = (getattr(mlp, f"{name}_proj").weight.double() for name in ("gate", "up", "down"))
+        self.biases = {}
+        for of, names in (attention, "qkvo"), (mlp, ("gate", "up", "down")):
+            for name in names:
+                projection = getattr(of, f"{name}_proj")
+                setattr(self, name, projection.weight.double())
+                bias = projection.bias
+                self.biases[name] = projection.weight.new_zeros(len(projection.weight)).double() if bias is None else bias.double()
 
     def read(self, x, part):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.gains[part]
 
+    def given(self, x, name):
+        return x @ getattr(self, name).T + self.biases[name]
+
     def inner(self, x, part, turn):
         """What the part's writer reads of what the part reads [B, T, E]."""
         if part == 1:
-            return silu(x @ self.gate.T) * (x @ self.up.T)
-        heads = [(x @ w.T).unflatten(-1, (-1, self.width)).transpose(1, 2) for w in (self.q, self.k, self.v)]
+            return silu(self.given(x, "gate")) * self.given(x, "up")
+        heads = [self.given(x, name).unflatten(-1, (-1, self.width)).transpose(1, 2) for name in "qkv"]
         q, k = turn(heads[0]), turn(heads[1])
         shared = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(shared, 1), heads[2].repeat_interleave(shared, 1)
         return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
+    def writes(self, part):
+        return "down" if part == 1 else "o"
+
     def writer(self, part):
-        return self.down if part == 1 else self.o
+        return getattr(self, self.writes(part))
 
 
 def rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def fitted(x, r, ridge):
-    """Δ [E, C] with x·Δᵀ ≈ r."""
+def fitted(x, r, ridge, shifts):
+    """Δ [E, C] and s [E] with x·Δᵀ + s ≈ r; s is 0 where there are no biases."""
     x, r = rows(x), rows(r)
+    x_mean, r_mean = (it.mean(0) if shifts else torch.zeros_like(it[0]) for it in (x, r))
+    x, r = x - x_mean, r - r_mean
     gram = x.T @ x
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram, x.T @ r).T
+    delta = torch.linalg.solve(gram, x.T @ r).T
+    return delta, r_mean - delta @ x_mean
 
 
 def added(inner, writer, width):
@@ -94,6 +107,7 @@ def main(teacher_dir, ids, student_dir, ridge):
     kept = plan["kept"]["depth"] + [config.num_hidden_layers]
     with torch.no_grad():
         layers = [Layer(layer, config) for layer in model.model.layers]
+        shifts = config.attention_bias
         x = model.model.embed_tokens(ids).double()
         cos, sin = (it[:, None].double() for it in model.model.rotary_emb(x.float(), torch.arange(ids.shape[1])[None]))
 
@@ -106,7 +120,7 @@ def main(teacher_dir, ids, student_dir, ridge):
         for layer in layers:
             before = [stream]
             for part in range(2):
-                stream = stream + layer.inner(layer.read(stream, part), part, turn) @ layer.writer(part).T
+                stream = stream + layer.given(layer.inner(layer.read(stream, part), part, turn), layer.writes(part))
                 before.append(stream)
             streams.append(before)
 
@@ -127,7 +141,8 @@ def main(teacher_dir, ids, student_dir, ridge):
                     worth[l] = added(layers[l].inner(read, part, turn), layers[l].writer(part), width)
                     if l != first:
                         teller = own.read(aimed, part)
-                        left = rows(read) - rows(teller) @ fitted(teller, read, USUAL).T
+                        delta, shift = fitted(teller, read, USUAL, shifts)
+                        left = rows(read) - rows(teller) @ delta.T - shift
                         worth[l] *= max(0, 1 - 2 * left.pow(2).sum() / read.pow(2).sum())
                 shared = 1 if part else len(own.q) // len(own.k)
                 worth = {l: it.unflatten(0, (-1, shared)).sum(-1) for l, it in worth.items()}
@@ -135,7 +150,7 @@ def main(teacher_dir, ids, student_dir, ridge):
                 found = {
                     it["from"]: (it["units"][kind]["places"], it["units"][kind]["units"])
                     for it in plan.get("taken", [])
-                    for kind in ["mlp" if part else "kv_heads"]
+                    for kind in ["mlp" if part else "kv_heads" if "kv_heads" in it["units"] else "heads"]
                     if (it["layer"], it["part"]) == (place, part)
                 }
                 assert found == taken, f"{prefix} part {part}: {found}, not {taken}"
@@ -146,25 +161,37 @@ def main(teacher_dir, ids, student_dir, ridge):
                 names = {"gate": 1, "up": 1} if part else {"q": own.width * shared, "k": own.width, "v": own.width}
                 new = Layer.__new__(Layer)
                 new.__dict__.update(own.__dict__)
-                writer = own.writer(part).clone()
-                refit = {l: fitted(now, layers[l].read(streams[l][part], part) - now, ridge) for l in [first, *taken]}
+                new.biases = dict(own.biases)
+                writes = own.writes(part)
+                writer, bias = own.writer(part).clone(), own.biases[writes].clone()
+                lacks = {l: layers[l].read(streams[l][part], part) - now for l in [first, *taken]}
+                refit = {l: fitted(now, lacking, ridge, shifts) for l, lacking in lacks.items()}
                 for name, n_rows in names.items():
-                    weight = getattr(own, name) + getattr(own, name) @ refit[first]
+                    delta, shift = refit[first]
+                    weight = getattr(own, name) + getattr(own, name) @ delta
+                    shifted = own.biases[name] + getattr(own, name) @ shift
                     for l, (places, units) in taken.items():
                         theirs = getattr(layers[l], name)[channels(units, n_rows)]
-                        weight[channels(places, n_rows)] = theirs + theirs @ refit[l]
+                        delta, shift = refit[l]
+                        weight[channels(places, n_rows)] = theirs + theirs @ delta
+                        shifted[channels(places, n_rows)] = layers[l].biases[name][channels(units, n_rows)] + theirs @ shift
                     setattr(new, name, weight)
+                    new.biases[name] = shifted
                 for l, (places, units) in taken.items():
                     n_columns = width * shared
                     writer[:, channels(places, n_columns)] = layers[l].writer(part)[:, channels(units, n_columns)]
+                    bias = bias + layers[l].biases[writes]
                 inner = new.inner(now, part, turn)
-                writer = writer + fitted(inner, wanted - x - inner @ writer.T, ridge)
-                x = x + inner @ writer.T
-                for name in names:
-                    at = f"{prefix}{'mlp' if part else 'self_attn'}.{name}_proj.weight"
-                    assert_alike(student[at], getattr(new, name), at)
-                at = f"{prefix}{'mlp.down' if part else 'self_attn.o'}_proj.weight"
-                assert_alike(student[at], writer, at)
+                delta, shift = fitted(inner, wanted - x - inner @ writer.T - bias, ridge, shifts)
+                writer, bias = writer + delta, bias + shift
+                x = x + inner @ writer.T + bias
+                setattr(new, writes, writer)
+                new.biases[writes] = bias
+                for name in [*names, writes]:
+                    at = f"{prefix}{'mlp' if part else 'self_attn'}.{name}_proj"
+                    assert_alike(student[f"{at}.weight"], getattr(new, name), f"{at}.weight")
+                    if shifts:
+                        assert_alike(student[f"{at}.bias"], new.biases[name], f"{at}.bias")
     assert n_taken, "no unit was taken"
 
 

@@ -33,7 +33,7 @@ fn fitted(editor: &mut StudentEditor) -> Vec<Left> {
         if stats.projections.is_writer && matches!(at, At::Unit { .. }) {
             let role = stats.projections.roles[0];
             let delta_ec = delta(&stats.all);
-            let left = stats.all.remaining(&delta_ec)?;
+            let left = stats.all.remaining(&delta_ec, None)?;
             let weight_ec = editor.read(at, role, ParamKind::Weight)?;
             editor.replace(at, role, ParamKind::Weight, &(weight_ec + delta_ec))?;
             found.push((stats.projections.clone(), stats.all.r_squared, left));

@@ -11,7 +11,7 @@ use minitron_core::reconstruct::{
     ReconstructInputs, Replaced, SeenUnits, StudentEditor, TakenUnits,
 };
 use minitron_core::registry::PluginSpec;
-use minitron_core::spec::{At, HEADS, MLP, ParamKind, Role};
+use minitron_core::spec::{At, HEADS, MLP, Param, ParamKind, Role};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -30,6 +30,11 @@ fn silent(config: &Value, layers: &[usize]) -> Model {
 
 /// A model whose layers write so many times as much to the stream.
 fn scaled(config: &Value, factor: impl Fn(usize) -> f64) -> Model {
+    with_parts(config, |layer, _| factor(layer))
+}
+
+/// The same of single parts.
+fn with_parts(config: &Value, factor: impl Fn(usize, usize) -> f64) -> Model {
     let mut model = Model::new(config, 41).unwrap();
     let mut source = MemorySource::default();
     for param in &model.spec.params {
@@ -39,7 +44,10 @@ fn scaled(config: &Value, factor: impl Fn(usize) -> f64) -> Model {
         let part = parts.find(|(at, _)| *at == param.at);
         let writes = part.and_then(|(_, part)| part.mixer.ports().writer);
         let tensor = match writes.is_some_and(|writer| writer.role == param.role) {
-            true => tensor * factor(param.layer().unwrap()),
+            true => {
+                let (layer, part) = param.at.place().unwrap();
+                tensor * factor(layer, part)
+            }
             false => tensor,
         };
         source.insert(param.name(), &tensor).unwrap();
@@ -80,7 +88,7 @@ fn a_layer_that_adds_nothing_becomes_the_one_dropped_behind_it() {
         if !takes(&ward.editor()) {
             continue;
         }
-        let editor = ward.treated(&["layer_merge", "least_squares:ridge=1e-9"]);
+        let editor = ward.treated(&["layer_merge", "least_squares:ridge=1e-7"]);
         let editor = editor.unwrap();
         let family = ward.model.family();
         let taken = taken(&editor);
@@ -103,6 +111,48 @@ fn a_layer_that_adds_nothing_becomes_the_one_dropped_behind_it() {
         families_seen.insert(family.to_owned());
     }
     assert!(families_seen.len() >= 4, "{families_seen:?}");
+}
+
+/// Behind norms after every sum the MLP alone is merged: where nothing stands between two of them,
+/// the kept layer's takes all neurons of the dropped one's, and its norm, and the student is the
+/// teacher.
+#[test]
+fn an_mlp_that_adds_nothing_becomes_the_next_one_behind_norms() {
+    let mut n_seen = 0;
+    for config in families() {
+        let mut model = with_parts(&config, |layer, part| match (layer, part) {
+            (0, 1) | (1, 0) => 0.0,
+            _ => 1.0,
+        });
+        let norms = model.spec.params.iter();
+        let norms: Vec<Param> = norms
+            .filter(|it| it.role == Role::SUM_NORM)
+            .cloned()
+            .collect();
+        if norms.is_empty() {
+            continue;
+        }
+        for norm in norms.iter().filter(|it| it.at.place() < Some((1, 1))) {
+            let tensor = model.source.read(&norm.name()).unwrap();
+            let plain = match norm.kind {
+                ParamKind::Weight => tensor.ones_like(),
+                ParamKind::Bias => tensor.zeros_like(),
+            };
+            model.source.insert(norm.name(), &plain).unwrap();
+        }
+        let ward = ward(model);
+        let editor = ward.treated(&["layer_merge", "least_squares"]).unwrap();
+        let all = ward.model.spec.dim("mlp.1").unwrap().size;
+        assert_eq!(taken(&editor), [((1, MLP), all)].into());
+        let (size, left) = (distance(&ward, &ward.editor()), distance(&ward, &editor));
+        assert!(
+            left < 1e-6 * size,
+            "{}: {size} to {left}",
+            ward.model.family()
+        );
+        n_seen += 1;
+    }
+    assert!(n_seen > 0);
 }
 
 /// The dropped layer adds nothing, so none of its units is worth anything.

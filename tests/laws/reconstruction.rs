@@ -353,11 +353,14 @@ fn least_squares_never_adds_to_the_residual_that_it_is_fitted_to() {
         };
         before.for_each_projection(Sweep::default(), look).unwrap();
         let mut after = ward.treated(&["least_squares:readers=false"]).unwrap();
-        let read =
-            |editor: &StudentEditor| editor.read(ATTENTION, writer, ParamKind::Weight).unwrap();
-        let delta_ec = read(&after) - read(&before);
+        let gain = |kind: ParamKind| {
+            let read = |editor: &StudentEditor| editor.read(ATTENTION, writer, kind).unwrap();
+            (before.has(ATTENTION, writer, kind)).then(|| read(&after) - read(&before))
+        };
+        let (delta_ec, shift_e) = (gain(ParamKind::Weight).unwrap(), gain(ParamKind::Bias));
         let moments = first.unwrap();
-        let (predicted, r_squared) = (moments.remaining(&delta_ec).unwrap(), moments.r_squared);
+        let predicted = moments.remaining(&delta_ec, shift_e.as_ref()).unwrap();
+        let r_squared = moments.r_squared;
         assert!(
             predicted <= r_squared,
             "{}: {r_squared} to {predicted}",
@@ -400,6 +403,35 @@ fn a_neuron_whose_twin_is_dropped_does_the_work_of_both() {
     let reconstructed = ward.treated(&["least_squares:ridge=1e-8"]).unwrap();
     let difference = relative(&logits(&reconstructed, &ids_bt), &teacher);
     assert!(difference < 1e-4, "{difference:e}");
+}
+
+/// A constant is told by a bias.
+#[test]
+fn refitted_biases_leave_no_mean_of_what_the_stream_lacks() {
+    for config in [tiny_gpt2(), tiny_neox(), tiny_bert()] {
+        let ward = Ward::of(&config, &[("mlp", 24)]);
+        let of = |how: &str| {
+            let treated = ward.treated(&[&format!("least_squares:readers=false,ridge=1e-4{how}")]);
+            let mut editor = treated.unwrap();
+            let (distance, at) = (distance(&ward, &editor), ATTENTION);
+            let bias = editor.read(at, Role::ATTENTION_OUTPUT, ParamKind::Bias);
+            (distance, bias.unwrap(), residuals(&mut editor))
+        };
+        let (shifted, kept) = (of(""), of(",biases=false"));
+        let family = ward.model.family();
+        let largest = |mean: &Tensor| mean.abs().max().double_value(&[]);
+        let lack = |of: &(f64, Tensor, Vec<(f64, Tensor)>)| {
+            of.2.iter()
+                .map(|(_, mean)| largest(mean))
+                .fold(0.0, f64::max)
+        };
+        assert!(lack(&shifted) < 1e-5, "{family}: {}", lack(&shifted));
+        assert!(lack(&kept) > 1e-4, "{family}: {}", lack(&kept));
+        assert!(shifted.0 < kept.0, "{family}: {} {}", shifted.0, kept.0);
+        let whole = ward.editor();
+        let whole = whole.read(ATTENTION, Role::ATTENTION_OUTPUT, ParamKind::Bias);
+        assert_eq!(kept.1, whole.unwrap(), "{family}");
+    }
 }
 
 #[test]

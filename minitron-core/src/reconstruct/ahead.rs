@@ -1,5 +1,6 @@
 //! The teacher's streams in a layer that the student kept and in those that it dropped behind it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -19,16 +20,19 @@ use crate::spec::{At, Sublayer};
 /// wanted after part p  =  x(first layer, 0) + Σ over layers l of  x(l, p + 1) − x(l, 0)
 /// ```
 /// with x(l, p) the teacher's stream before part p of layer l. After the last part that is the
-/// stream after the last layer. The parts of a layer are alone with their stream: none is normed
-/// after its sum. Where that would change by more than a quarter what a part of the kept layer
-/// reads, parts but the last are aimed at their own layer's stream, x(first layer, p + 1).
+/// stream after the last layer. Where that would change by more than a quarter what a part of the
+/// kept layer reads, and where sums are normed before the next part reads them, parts but the last
+/// are aimed at their own layer's sums instead.
 pub(super) struct Ahead {
     layers: Range<usize>,
     n_parts: usize,
+    /// Streams before parts.
     before: TensorStore,
+    /// Sums that are normed before the next part, by the layer and the part that adds.
+    unsettled: BTreeSet<(usize, usize)>,
     device: Device,
-    /// Whether parts are aimed at what all these layers add, rather than at their own layer's
-    /// stream but for the last.
+    /// Whether parts are aimed at what all these layers add, rather than at their own layer's sums
+    /// but for the last.
     sums: bool,
 }
 
@@ -47,36 +51,52 @@ impl Ahead {
         teacher: &mut Embedded,
         layers: Range<usize>,
     ) -> Result<Self> {
-        let n_parts = editor.teacher_spec().places(layers.start).count();
-        let mut before = TensorStore::new(editor.inputs.spill, "ahead")?;
-        for layer in layers.clone() {
-            let block = editor.teacher_block(layer)?;
-            for part in 0..n_parts {
-                for round in 0..teacher.states.len() {
-                    let state = teacher.states.before(part, round)?;
-                    before.put(&key(layer, part, round), &state.now_bte)?;
-                }
-                teacher.pass(&block, part, &mut |_, _| Ok(()))?;
-            }
-        }
-        for round in 0..teacher.states.len() {
-            let state = teacher.states.before(0, round)?;
-            before.put(&key(layers.end, 0, round), &state.now_bte)?;
-        }
         let mut ahead = Ahead {
-            layers,
-            n_parts,
-            before,
+            n_parts: editor.teacher_spec().places(layers.start).count(),
+            before: TensorStore::new(editor.inputs.spill, "ahead")?,
+            unsettled: BTreeSet::new(),
             device: editor.load_options().device,
-            sums: true,
+            sums: false,
+            layers: layers.clone(),
         };
-        ahead.sums = ahead.changes_little(editor, teacher.states.len())?;
+        for layer in layers.clone() {
+            ahead.pass(editor, teacher, layer)?;
+        }
+        ahead.note(teacher, (layers.end, 0))?;
+        ahead.sums =
+            ahead.unsettled.is_empty() && ahead.changes_little(editor, teacher.states.len())?;
         Ok(ahead)
     }
 
-    /// Whether the parts of all these layers can be summed.
-    pub fn sums(&self) -> bool {
-        self.sums
+    fn pass(&mut self, editor: &StudentEditor, teacher: &mut Embedded, layer: usize) -> Result<()> {
+        let block = editor.teacher_block(layer)?;
+        for (part, (_, sublayer)) in editor.teacher_spec().places(layer).enumerate() {
+            self.note(teacher, (layer, part))?;
+            let is_normed = sublayer.after_sum.is_some();
+            if is_normed {
+                self.unsettled.insert((layer, part));
+            }
+            let before = &mut self.before;
+            teacher.pass(&block, part, &mut |round, sum_bte| match is_normed {
+                true => before.put(&sum_key(layer, part, round), sum_bte),
+                false => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, teacher: &Embedded, (layer, part): (usize, usize)) -> Result<()> {
+        for round in 0..teacher.states.len() {
+            let state = teacher.states.before(part, round)?;
+            self.before.put(&key(layer, part, round), &state.now_bte)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a part may take units of the same parts of dropped layers: where sums are normed,
+    /// the last one may.
+    pub fn takes(&self, part: usize) -> bool {
+        self.sums || part + 1 == self.n_parts && !self.unsettled.is_empty()
     }
 
     fn changes_little(&self, editor: &StudentEditor, n_rounds: usize) -> Result<bool> {
@@ -88,7 +108,8 @@ impl Ahead {
             for round in 0..n_rounds {
                 let state = self.state(self.layers.start, part, round)?;
                 let reads_bte = own.input(part, state.stream())?.f_to_kind(Kind::Float)?;
-                let aimed_bte = own.input(part, self.aimed(part, round)?.stream())?;
+                let aimed = self.at(part, self.summed(part - 1, round)?, round)?;
+                let aimed_bte = own.input(part, aimed.stream())?;
                 let apart_bte = aimed_bte.f_to_kind(Kind::Float)?.f_sub(&reads_bte)?;
                 let squares = [
                     total(&apart_bte.f_square()?)?,
@@ -107,6 +128,8 @@ impl Ahead {
         Ok(sums)
     }
 
+    // --- what the teacher's stream was
+
     /// The teacher's state before a part of one of the layers.
     ///
     /// # Errors
@@ -124,44 +147,78 @@ impl Ahead {
         Ok(x_bte.f_to_device(self.device)?)
     }
 
-    /// What the student's stream should be after a part of its layer, over all the teacher's
-    /// channels.
+    /// Its sum after a part of one of the layers, before it is normed.
+    fn sum_after(&self, layer: usize, part: usize, round: usize) -> Result<Tensor> {
+        if self.unsettled.contains(&(layer, part)) {
+            let sum_bte = self.before.read(&sum_key(layer, part, round))?;
+            return Ok(sum_bte.f_to_device(self.device)?);
+        }
+        match part + 1 == self.n_parts {
+            true => self.read(layer + 1, 0, round),
+            false => self.read(layer, part + 1, round),
+        }
+    }
+
+    // --- what the student's should be
+
+    /// The sum after a part of the student's layer, over all the teacher's channels.
     ///
     /// # Errors
     /// As reading a file does.
     pub fn wanted(&self, part: usize, round: usize) -> Result<Tensor> {
-        if part + 1 == self.n_parts {
-            return self.read(self.layers.end, 0, round);
+        match (part + 1 == self.n_parts, self.sums) {
+            (true, _) => self.sum_after(self.layers.end - 1, part, round),
+            (false, true) => self.summed(part, round),
+            (false, false) => self.sum_after(self.layers.start, part, round),
         }
-        let mut sum_bte = self.read(self.layers.start, part + 1, round)?;
-        if !self.sums {
-            return Ok(sum_bte);
+    }
+
+    /// The same once it has been normed, where the family does so.
+    ///
+    /// # Errors
+    /// As reading a file does.
+    pub fn settled(&self, part: usize, round: usize) -> Result<Tensor> {
+        match part + 1 == self.n_parts {
+            true => self.read(self.layers.end, 0, round),
+            false => self.read(self.layers.start, part + 1, round),
         }
+    }
+
+    fn summed(&self, part: usize, round: usize) -> Result<Tensor> {
+        let mut sum_bte = self.sum_after(self.layers.start, part, round)?;
         for layer in self.layers.clone().skip(1) {
-            let after_bte = self.read(layer, part + 1, round)?;
+            let after_bte = self.sum_after(layer, part, round)?;
             let added_bte = after_bte.f_sub(&self.read(layer, 0, round)?)?;
             sum_bte = sum_bte.f_add(&added_bte)?;
         }
         Ok(sum_bte)
     }
-}
 
-impl Ahead {
     /// The state before a part of the student's layer where its stream is as it should be.
     ///
     /// # Errors
     /// As reading a file does.
     pub fn aimed(&self, part: usize, round: usize) -> Result<StreamState> {
-        let mut state = StreamState::new(self.read(self.layers.start, 0, round)?);
-        if part > 0 {
-            state.now_bte = self.wanted(part - 1, round)?;
+        match part > 0 && self.sums {
+            true => self.at(part, self.summed(part - 1, round)?, round),
+            false => self.state(self.layers.start, part, round),
         }
+    }
+
+    /// The state before a part of the student's layer whose stream is this.
+    fn at(&self, part: usize, now_bte: Tensor, round: usize) -> Result<StreamState> {
+        let mut state = self.state(self.layers.start, part, round)?;
+        state.now_bte = now_bte;
         Ok(state)
     }
 }
 
 fn key(layer: usize, part: usize, round: usize) -> String {
     format!("{layer}-{part}-{round}")
+}
+
+fn sum_key(layer: usize, part: usize, round: usize) -> String {
+    format!("{layer}-{part}-{round}-sum")
 }
 
 impl StudentEditor<'_> {
@@ -171,16 +228,22 @@ impl StudentEditor<'_> {
         self.source_layer(layer_idx)..self.source_layer(layer_idx + 1)
     }
 
-    /// Whether the parts of these layers of the teacher are alike in number and kind, and add to
-    /// one stream, so that what the same parts add can be summed.
+    /// Whether the parts of these layers of the teacher are alike in number and kind.
+    pub(super) fn are_alike(&self, layers: &Range<usize>) -> bool {
+        let spec = self.teacher_spec();
+        let names = |layer| -> Vec<&str> {
+            let parts = spec.places(layer);
+            parts.map(|(_, part)| part.mixer.name()).collect()
+        };
+        let first = names(layers.start);
+        layers.clone().all(|layer| names(layer) == first)
+    }
+
+    /// Whether what the same parts of these layers add can be summed: none is normed after its sum.
     pub(super) fn adds_up(&self, layers: &Range<usize>) -> bool {
         let spec = self.teacher_spec();
-        let of = |layer| spec.places(layer).map(|(_, part)| part);
-        let names = |layer| -> Vec<&str> { of(layer).map(|part| part.mixer.name()).collect() };
-        let first = names(layers.start);
-        layers.clone().all(|layer| {
-            names(layer) == first && of(layer).all(|part: &Sublayer| part.after_sum.is_none())
-        })
+        let mut parts = layers.clone().flat_map(|layer| spec.places(layer));
+        self.are_alike(layers) && parts.all(|(_, part)| part.after_sum.is_none())
     }
 
     /// The part of a layer of the teacher that stands where one of the student's stands in its own.

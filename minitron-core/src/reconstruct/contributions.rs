@@ -45,8 +45,8 @@ impl StudentEditor<'_> {
     /// Runs the teacher over the calibration text, and shows of some parts of the student, named
     /// with the kind of their units, what the units add to the residual stream in each layer that
     /// the part [stands for](StudentEditor::stands_for), the kept one and those it [can take
-    /// of](StudentEditor::can_take), where what their parts add can be summed without changing by
-    /// more than a quarter what the kept layer's parts read.
+    /// of](StudentEditor::can_take), where what all add can be summed without changing by more than
+    /// a quarter what the kept layer's parts read, or sums are normed and the part is the last.
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text, or a part has no such units; those of `visit`.
@@ -80,7 +80,8 @@ impl StudentEditor<'_> {
                     let block = self.teacher_block(source_layer)?;
                     for &(at, kind) in &wanted {
                         let is_own = source_layer == self.source_layer(layer);
-                        if is_own || ahead.sums() && self.can_take(at, source_layer) {
+                        let (_, part) = at.place().present("a part of a layer")?;
+                        if is_own || ahead.takes(part) && self.can_take(at, source_layer) {
                             let teller = (!is_own).then_some(&own);
                             let part = (&block, at.in_layer(source_layer), kind);
                             let contexts = &teacher.contexts;

@@ -15,6 +15,7 @@
 
 mod ahead;
 mod aim;
+mod biases;
 mod compensation;
 mod contributions;
 mod editor;

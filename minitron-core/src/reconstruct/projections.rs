@@ -25,7 +25,8 @@ pub struct ProjectionSet {
 ///
 /// At a writer, R [N, E] is what the student's stream lacks after it. At readers, it is what X
 /// lacks of the teacher's input of the same projections, over all the teacher's channels, dropped
-/// ones counting as zero in X.
+/// ones counting as zero in X. At a norm after a sum, X is the stream behind it, and R what that
+/// lacks of the teacher's.
 #[derive(Debug)]
 pub struct ProjectionStats {
     /// Which projections.
@@ -127,11 +128,40 @@ impl Moments {
         Ok(())
     }
 
-    /// ‖R − X·ΔWᵀ‖² once ΔW [E, C] is added to the writer, or R predicted by it at readers.
-    pub fn remaining(&self, delta_ec: &Tensor) -> Result<f64> {
+    /// ‖R − X·ΔWᵀ − 1·Δbᵀ‖² once ΔW [E, C] and Δb [E], where there is one, are added to the writer,
+    /// or R predicted by them at readers.
+    pub fn remaining(&self, delta_ec: &Tensor, shift_e: Option<&Tensor>) -> Result<f64> {
         let cross = total(&delta_ec.f_mul(&self.rx_ec)?)?;
         let square = total(&delta_ec.f_matmul(&self.xx_cc)?.f_mul(delta_ec)?)?;
-        Ok(self.r_squared - 2.0 * cross + square)
+        let remaining = self.r_squared - 2.0 * cross + square;
+        let Some(shift_e) = shift_e else {
+            return Ok(remaining);
+        };
+        let unexplained_e = self.r_sum_e.f_sub(&delta_ec.f_matmul(&self.x_sum_c)?)?;
+        let cross = total(&shift_e.f_mul(&unexplained_e)?)?;
+        let square = total(&shift_e.f_square()?)?;
+        Ok(remaining - 2.0 * cross + self.n_tokens as f64 * square)
+    }
+
+    /// What is left to say of R where ΔW [E, C] says its part, on average: the Δb that is best
+    /// beside it.
+    pub fn shift(&self, delta_ec: &Tensor) -> Result<Tensor> {
+        let unexplained_e = self.r_sum_e.f_sub(&delta_ec.f_matmul(&self.x_sum_c)?)?;
+        Ok(unexplained_e.f_div_scalar(self.n_tokens.max(1) as f64)?)
+    }
+
+    /// Sums over X and R less their means.
+    pub fn centred(&self) -> Result<Self> {
+        let n_tokens = self.n_tokens.max(1) as f64;
+        let mean_c = self.x_sum_c.f_div_scalar(n_tokens)?;
+        Ok(Moments {
+            xx_cc: self.xx_cc.f_sub(&self.x_sum_c.f_outer(&mean_c)?)?,
+            rx_ec: self.rx_ec.f_sub(&self.r_sum_e.f_outer(&mean_c)?)?,
+            x_sum_c: self.x_sum_c.f_zeros_like()?,
+            r_sum_e: self.r_sum_e.f_zeros_like()?,
+            r_squared: self.r_squared - total(&self.r_sum_e.f_square()?)? / n_tokens,
+            ..*self
+        })
     }
 
     /// Without some of the tokens.

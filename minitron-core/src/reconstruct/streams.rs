@@ -13,7 +13,7 @@ use tracing::debug_span;
 use super::ahead::Ahead;
 use super::editor::StudentEditor;
 use super::half::Half;
-use super::kept::of_inputs;
+use super::kept::{kept_channels, of_inputs};
 use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
 use super::store::TensorStore;
 use super::stream_state::Embedded;
@@ -61,8 +61,9 @@ pub(super) struct Streams {
 impl StudentEditor<'_> {
     /// Goes through the student from front to back and shows every [`ProjectionSet`] to `visit`,
     /// which may replace weights there; what follows runs on the stream as reconstructed so far.
-    /// Readers are shown where the reference is the teacher; writers whose output is normed before
-    /// it is added are not shown, since they are not linear in the stream.
+    /// Readers are shown where the reference is the teacher, and so are norms after sums; writers
+    /// whose output is normed before it is added are not shown, since they are not linear in the
+    /// stream.
     ///
     /// Experts are shown one after the other from one pass of their layer. What a visitor changes
     /// of one's writer is taken from what the next ones lack; other changes are not seen by them.
@@ -191,6 +192,10 @@ impl Streams {
             if let Some(writer) = of_units {
                 self.units(editor, half, writer, visit)?;
             }
+            if is_teachers && half.part.after_sum.is_some() {
+                let stats = self.sum_norm(editor, half)?;
+                visit(editor, &stats)?;
+            }
         }
         self.step(editor, half)
     }
@@ -284,6 +289,31 @@ impl Streams {
                 let of_batch = moments(&x_btc, &r_bte, &r_bte.f_add(&added_bte)?)?;
                 text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
             }
+        }
+        Ok(stats)
+    }
+
+    /// What the norm after this part's sum gives, and what that lacks of the teacher's.
+    fn sum_norm(&self, editor: &StudentEditor, half: &Half) -> Result<ProjectionStats> {
+        let block = editor.student_block(half.layer_idx)?;
+        let mut stats = self.stats(ProjectionSet {
+            at: half.at,
+            roles: vec![Role::SUM_NORM],
+            is_writer: false,
+            from: None,
+        })?;
+        let text = editor.calibration()?;
+        for (round, context) in self.student.contexts.iter().enumerate() {
+            let mut state = self.student.states.before(half.number, round)?;
+            let _ = state.pass(&block, half.number, context)?;
+            let wanted_bte = match &self.ahead {
+                Some(ahead) => ahead.settled(half.number, round)?,
+                None => self.teacher()?.states.before(0, round)?.now_bte,
+            };
+            let wanted_bte = kept_channels(editor, &wanted_bte, 2)?;
+            let r_bte = wanted_bte.f_sub(&state.now_bte)?;
+            let of_batch = moments(&state.now_bte, &r_bte, &wanted_bte)?;
+            text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
     }

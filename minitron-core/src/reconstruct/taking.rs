@@ -46,8 +46,8 @@ impl StudentEditor<'_> {
 
     /// Whether a part of the student can take units of the same part of a dropped layer: both
     /// compute alike, without norms over what a unit is made of, and every unit adds to the stream
-    /// by itself. `from` is one of the layers that the student's [stands
-    /// for](StudentEditor::stands_for).
+    /// by itself; where sums are normed, the part is the last of its layer. `from` is one of the
+    /// layers that the student's [stands for](StudentEditor::stands_for).
     pub fn can_take(&self, at: At, from: usize) -> bool {
         let Some((layer, number)) = at.place() else {
             return false;
@@ -59,10 +59,11 @@ impl StudentEditor<'_> {
         };
         let is_written = |at: At, role| self.spec().find(at, role, ParamKind::Weight).is_some();
         let writer = own.mixer.ports().writer;
+        let is_last = number + 1 == self.teacher_spec().places(layers.start).count();
         self.inputs.only.is_none()
             && layers.contains(&from)
             && from != layers.start
-            && self.adds_up(&layers)
+            && (self.adds_up(&layers) || is_last && self.are_alike(&layers))
             && is_alike(own, other)
             && own.post.is_none()
             && own.mixer.norms().is_empty()
@@ -190,13 +191,8 @@ impl StudentEditor<'_> {
         delta_ec: &Tensor,
         from: usize,
     ) -> Result<()> {
-        let taken: Vec<TakenUnits> = self.taken_at(at).cloned().collect();
         let param = self.param(at, role, ParamKind::Weight)?.clone();
-        for taken in taken.into_iter().filter(|taken| taken.from == from) {
-            let Some(side) = side_of(&param, &taken) else {
-                continue;
-            };
-            let donor = self.donor(&taken);
+        for (side, places, donor) in self.places_taken(&param, from)? {
             let mut all = donor.clone();
             all.kept.remove(HIDDEN);
             let (teacher, spec) = (self.teacher(), self.pruned_spec());
@@ -211,12 +207,25 @@ impl StudentEditor<'_> {
             let refitted = refitted.f_to_kind(stored)?;
             let own = self.read(at, role, ParamKind::Weight)?;
             let own = own.f_to_kind(stored)?;
-            let places = Tensor::f_from_slice(&self.places(&param, side, &taken)?)?;
             let along = self.along(&param, side);
-            let put = own.f_index_copy(along, &places, &refitted)?;
+            let put = own.f_index_copy(along, &Tensor::f_from_slice(&places)?, &refitted)?;
             self.replace(at, role, ParamKind::Weight, &put)?;
         }
         Ok(())
+    }
+
+    /// The side of a weight along which units of a dropped layer were put, where they are, and the
+    /// plan of a student that kept them.
+    pub(super) fn places_taken(
+        &self,
+        param: &Param,
+        from: usize,
+    ) -> Result<Vec<(usize, Vec<i64>, Plan)>> {
+        let taken = self.taken_at(param.at).filter(|taken| taken.from == from);
+        let sides = taken.filter_map(|taken| Some((side_of(param, taken)?, taken)));
+        sides
+            .map(|(side, taken)| Ok((side, self.places(param, side, taken)?, self.donor(taken))))
+            .collect()
     }
 
     /// A refitted reader with the rows of units that were taken left as they are.
@@ -228,7 +237,9 @@ impl StudentEditor<'_> {
             };
             let places = Tensor::f_from_slice(&self.places(param, side, taken)?)?;
             let n_rows = kept.size().first().copied().unwrap_or(0);
-            let mut is_taken = Tensor::f_zeros([n_rows, 1], (Kind::Bool, kept.device()))?;
+            let mut shape = vec![1; kept.dim()];
+            shape.iter_mut().take(1).for_each(|side| *side = n_rows);
+            let mut is_taken = Tensor::f_zeros(shape, (Kind::Bool, kept.device()))?;
             let _ = is_taken.f_index_fill_(0, &places, 1)?;
             let before = self.read(param.at, param.role, param.kind)?;
             let before = before.f_to_kind(kept.f_kind()?)?;

@@ -310,7 +310,7 @@ pub(super) fn not_in_student(name: &str) -> Error {
 pub const ROWS_AT_ONCE: usize = 8192;
 
 /// Outputs of a weight that are looked at together; none for all, where they are no rows.
-fn spans(source: &dyn TensorSource, param: &Param) -> Vec<Option<Range<usize>>> {
+pub(super) fn spans(source: &dyn TensorSource, param: &Param) -> Vec<Option<Range<usize>>> {
     // Of all experts one after the other.
     let step = match param.sides.len() {
         3 => 1,

@@ -27,9 +27,10 @@ use choosing::{best, of_kept, ranked};
 /// They read the stream of another layer then, so [`least_squares`](super::least_squares) belongs
 /// behind it: it fits what they read to the dropped layer's input, and what all of them write to
 /// what the layers together add. Parts that cannot be merged stay as they are: experts, Mamba,
-/// heads behind norms of queries and keys, attention of another window, and families whose stream
-/// is normed after every sum. So does a layer of which a part would read something else, by more
-/// than a quarter, behind what earlier parts of the dropped ones add: a first layer often.
+/// heads behind norms of queries and keys, attention of another window, and what is normed before
+/// it is added. So does a layer of which a part would read something else, by more than a quarter,
+/// behind what earlier parts of the dropped ones add: a first layer often. Where the stream is
+/// normed after every sum, the last part alone is merged, the MLP.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerMerge {}
@@ -61,10 +62,10 @@ impl Reconstruction for LayerMerge {
             let heads = heads_of(editor, part);
             (part.at, heads.map_or(MLP, |_| HEADS))
         });
-        let mut added = BTreeMap::new();
+        let (mut added, usual) = (BTreeMap::new(), LeastSquares::default());
         editor.for_each_units_seen(&wanted.collect(), &mut |seen| {
             let factor = match &seen.told {
-                Some(told) => (1.0 - 2.0 * LeastSquares::default().untold(told)?).max(0.0),
+                Some(told) => (1.0 - 2.0 * usual.untold(editor, seen.at, told)?).max(0.0),
                 None => 1.0,
             };
             let worth = seen.added.iter().map(|worth| worth * factor);

@@ -1,14 +1,17 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{Fit, ProjectionStats, Reference, StudentEditor, Sweep};
+use minitron_core::reconstruct::{
+    Fit, ProjectionSet, ProjectionStats, Reference, StudentEditor, Sweep,
+};
 use minitron_core::spec::{At, ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 
+mod applying;
 mod solving;
 
-use solving::{USUAL, best_ridge, is_before_dropped, seen_behind, solved};
+use applying::{places_of, refit, refit_sum_norm, refit_tied};
+use solving::{Change, USUAL, best_ridge, have_biases, is_before_dropped, seen_behind, solved};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the
 /// stream of the student as reconstructed so far.
@@ -21,10 +24,12 @@ use solving::{USUAL, best_ridge, is_before_dropped, seen_behind, solved};
 /// ‖R − X·ΔWᵀ‖² + λ·m·‖ΔW‖²        m the mean diagonal of XᵀX
 /// ΔW = RᵀX · (XᵀX + λ·m·I)⁻¹       by Cholesky in f64
 /// ```
-/// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Biases stay.
-/// Where none is given, every projection takes the λ of 1e-4, 1e-3, 1e-2, 1e-1 and 1 that leaves
-/// least of R on every fourth batch when fitted to the others; where none leaves less than was
-/// lacking before, the projection stays as it is. A text of less than four batches takes 1e-3.
+/// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Where none is
+/// given, every projection takes the λ of 1e-4, 1e-3, 1e-2, 1e-1 and 1 that leaves least of R on
+/// every fourth batch when fitted to the others; where none leaves less than was lacking before, or
+/// XᵀX + λ·m·I has no Cholesky factor in f64, the projection stays as it is. A text of less than
+/// four batches takes 1e-3. Where a projection has a bias, X and R are taken less their means over
+/// tokens, and b becomes b + mean(R) − ΔW·mean(X).
 ///
 /// Aimed at the teacher it repairs dropped channels and layers too: an MLP before dropped layers is
 /// fitted to the stream after them.
@@ -32,8 +37,12 @@ use solving::{USUAL, best_ridge, is_before_dropped, seen_behind, solved};
 /// For projections that read the stream (queries, keys, values, gate, up, an untied head), X is
 /// their input on the student's stream, R what it lacks of the teacher's input Z [N, all channels],
 /// and with Δ solved likewise, W becomes W + W_teacher·Δ: the teacher's weight on the best linear
-/// guess of Z. A head that is the token table stays the table; of its norm the gain is refitted,
-/// and what it adds ([`TiedHead`](minitron_core::reconstruct::TiedHead)).
+/// guess of Z; b becomes b + W_teacher·Δb likewise. A head that is the token table stays the table;
+/// of its norm the gain is refitted, and what it adds
+/// ([`TiedHead`](minitron_core::reconstruct::TiedHead)).
+///
+/// Where a family norms the stream after every sum, gain and bias of the norm are refitted behind
+/// the writer, channel by channel: the line from what it gives to what the teacher's gives.
 ///
 /// The refit of output projections after structured pruning, here joint over the residual stream
 /// instead of per projection.
@@ -50,6 +59,8 @@ pub struct LeastSquares {
     /// Whether projections that write to it are refitted; false where a family norms what they
     /// give.
     pub writers: bool,
+    /// Whether biases are refitted too, where projections have some.
+    pub biases: bool,
     /// Whether a writer before dropped layers changes by one map of what it gives, ΔW = T·W with T
     /// fitted to X·Wᵀ in place of X (ReplaceMe, arXiv 2505.02819), which ΔW contains.
     pub folded: bool,
@@ -62,6 +73,7 @@ impl Default for LeastSquares {
             target: Reference::Teacher,
             readers: true,
             writers: true,
+            biases: true,
             folded: false,
         }
     }
@@ -95,90 +107,68 @@ impl Reconstruction for LeastSquares {
             reference: self.target,
             holds_out: self.ridge.is_none(),
         };
-        editor.for_each_projection(sweep, &mut |editor, stats| {
-            if !stats.projections.is_writer && !self.readers
-                || stats.projections.is_writer && !self.writers
-            {
-                return Ok(());
-            }
-            if stats.projections.roles == [Role::HEAD]
-                && let Some(head) = editor.tied_head()?
-            {
-                return refit_tied(
-                    editor,
-                    &head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?,
-                );
-            }
-            let (mut fit, delta_ec) = match self.folded && is_before_dropped(editor, stats) {
-                true => self.solve_folded(editor, stats)?,
-                false => self.solve(stats)?,
-            };
-            fit.entered = self.entered(editor, &fit);
-            let is_again = editor
-                .fits()
-                .iter()
-                .any(|before| before.projections == fit.projections && before.ridge.is_some());
-            editor.note_fit(fit);
-            let Some(delta_ec) = delta_ec else {
-                return Ok(());
-            };
-            // Experts read the same input, each for some tokens.
-            let places = match stats.projections.is_writer {
-                true => vec![stats.projections.at],
-                false => editor.spec().with_units(stats.projections.at),
-            };
-            for at in places {
-                for &role in &stats.projections.roles {
-                    if editor.has(at, role, ParamKind::Weight) {
-                        refit(editor, (at, role), stats, (&delta_ec, is_again))?;
-                    }
-                }
-            }
-            Ok(())
-        })
+        editor.for_each_projection(sweep, &mut |editor, stats| self.visit(editor, stats))
     }
-}
-
-/// The final norm of a head that is the token table: its gain, and what it adds.
-fn refit_tied(
-    editor: &mut StudentEditor,
-    (factor_k, added_k): &(Tensor, Option<Tensor>),
-) -> Result<()> {
-    let (at, role) = (At::Model, Role::FINAL_NORM);
-    let gain_k = editor.gain(at, role)?.f_mul(factor_k)?;
-    editor.set_gain(at, role, &gain_k)?;
-    if let Some(added_k) = added_k {
-        let bias_k = editor.read(at, role, ParamKind::Bias)?;
-        let bias_k = bias_k.f_mul(factor_k)?.f_add(added_k)?;
-        editor.replace(at, role, ParamKind::Bias, &bias_k)?;
-    }
-    Ok(())
-}
-
-fn refit(
-    editor: &mut StudentEditor,
-    (at, role): (At, Role),
-    stats: &ProjectionStats,
-    (delta_ec, is_again): (&Tensor, bool),
-) -> Result<()> {
-    if let Some(from) = stats.projections.from {
-        return editor.refit_taken_reader(at, role, delta_ec, from);
-    }
-    // Δ says what plain readers lack, and those of an earlier sweep have theirs already.
-    if !stats.projections.is_writer {
-        return editor.refit_reader(at, role, delta_ec, is_again);
-    }
-    let weight = editor.read(at, role, ParamKind::Weight)?.f_add(delta_ec)?;
-    editor.replace(at, role, ParamKind::Weight, &weight)
 }
 
 impl LeastSquares {
+    fn visit(&self, editor: &mut StudentEditor, stats: &ProjectionStats) -> Result<()> {
+        let is_norm = stats.projections.roles == [Role::SUM_NORM];
+        let is_asked = match is_norm || stats.projections.is_writer {
+            true => self.writers,
+            false => self.readers,
+        };
+        if !is_asked {
+            return Ok(());
+        }
+        if is_norm {
+            return refit_sum_norm(editor, stats);
+        }
+        if stats.projections.roles == [Role::HEAD]
+            && let Some(head) = editor.tied_head()?
+        {
+            let refitted = head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?;
+            return refit_tied(editor, &refitted);
+        }
+        let places = places_of(editor, stats);
+        let shifts = self.shifts(editor, &places, &stats.projections);
+        let (mut fit, change) = match self.folded && is_before_dropped(editor, stats) {
+            true => self.solve_folded(editor, stats, shifts)?,
+            false => self.solve(stats, shifts)?,
+        };
+        fit.entered = self.entered(editor, &fit);
+        let is_again = editor
+            .fits()
+            .iter()
+            .any(|before| before.projections == fit.projections && before.ridge.is_some());
+        editor.note_fit(fit);
+        let Some(change) = change else {
+            return Ok(());
+        };
+        for at in places {
+            for &role in &stats.projections.roles {
+                if editor.has(at, role, ParamKind::Weight) {
+                    refit(editor, (at, role), stats, (&change, is_again))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether biases of these projections are refitted: what an expert adds is weighted, its bias
+    /// too.
+    fn shifts(&self, editor: &StudentEditor, places: &[At], projections: &ProjectionSet) -> bool {
+        let is_weighted = projections.is_writer && matches!(projections.at, At::Unit { .. });
+        self.biases && !is_weighted && have_biases(editor, places, &projections.roles)
+    }
+
     /// The same of T, as ΔW = T·W.
     fn solve_folded(
         &self,
         editor: &StudentEditor,
         stats: &ProjectionStats,
-    ) -> Result<(Fit, Option<Tensor>)> {
+        shifts: bool,
+    ) -> Result<(Fit, Option<Change>)> {
         let (at, role) = (stats.projections.at, stats.projections.roles.first());
         let role = role.copied().unwrap_or(Role::DOWN);
         let weight_ec = editor.read(at, role, ParamKind::Weight)?;
@@ -192,9 +182,12 @@ impl LeastSquares {
                 .transpose()?,
             scale: stats.scale,
         };
-        let (fit, map_ee) = self.solve(&given)?;
-        let delta_ec = map_ee.map(|map_ee| map_ee.f_matmul(&weight_ec));
-        Ok((fit, delta_ec.transpose()?))
+        let (fit, change) = self.solve(&given, shifts)?;
+        let folded = change.map(|change| -> Result<Change> {
+            let delta_ec = change.delta_ec.f_matmul(&weight_ec)?;
+            Ok(Change { delta_ec, ..change })
+        });
+        Ok((fit, folded.transpose()?))
     }
 
     /// What the stream lacks before a writer's part: what the writer before it left.
@@ -209,25 +202,33 @@ impl LeastSquares {
         last.map_or(0.0, |last| last.after)
     }
 
-    /// The share of R that no ΔW makes up for, on tokens that it was not fitted to.
-    pub(super) fn untold(&self, stats: &ProjectionStats) -> Result<f64> {
-        Ok(self.solve(stats)?.0.lacking())
+    /// The share of R that no ΔW and Δb make up for, on tokens that they were not fitted to, where
+    /// the readers are those of a part of the student.
+    pub(super) fn untold(
+        &self,
+        editor: &StudentEditor,
+        at: At,
+        stats: &ProjectionStats,
+    ) -> Result<f64> {
+        let shifts = self.shifts(editor, &[at], &stats.projections);
+        Ok(self.solve(stats, shifts)?.0.lacking())
     }
 
     /// What the fit is worth, and ΔW [E, C]: none where it is zero, or helps nothing that it was
     /// not fitted to.
-    fn solve(&self, stats: &ProjectionStats) -> Result<(Fit, Option<Tensor>)> {
+    fn solve(&self, stats: &ProjectionStats, shifts: bool) -> Result<(Fit, Option<Change>)> {
         let all = &stats.all;
         let (judge, ridge, left) = match (self.ridge, &stats.held_out) {
             (None, Some(held_out)) => {
-                let (ridge, left) = best_ridge(&all.without(held_out)?, held_out)?;
+                let (ridge, left) = best_ridge(&all.without(held_out)?, held_out, shifts)?;
                 (held_out, ridge, left)
             }
             (ridge, _) => (all, Some(ridge.unwrap_or(USUAL)), all.r_squared),
         };
-        let delta_ec = ridge.map(|ridge| solved(all, ridge)).transpose()?.flatten();
-        let left = match (&stats.held_out, &delta_ec) {
-            (None, Some(delta_ec)) => all.remaining(delta_ec)?,
+        let change = ridge.map(|ridge| solved(all, ridge, shifts));
+        let change = change.transpose()?.flatten();
+        let left = match (&stats.held_out, &change) {
+            (None, Some(it)) => all.remaining(&it.delta_ec, it.shift_e.as_ref())?,
             _ => left,
         };
         let n_tokens = judge.n_tokens.max(1) as f64;
@@ -237,8 +238,8 @@ impl LeastSquares {
             after: left / n_tokens,
             target: judge.target_squared / n_tokens,
             entered: 0.0,
-            ridge: ridge.filter(|_| delta_ec.is_some()),
+            ridge: ridge.filter(|_| change.is_some()),
         };
-        Ok((fit, delta_ec))
+        Ok((fit, change))
     }
 }

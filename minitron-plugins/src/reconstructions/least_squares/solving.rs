@@ -2,8 +2,16 @@
 
 use minitron_core::error::Result;
 use minitron_core::reconstruct::{Moments, ProjectionStats, StudentEditor};
-use minitron_core::spec::At;
+use minitron_core::spec::{At, ParamKind, Role};
 use tch::{Kind, Tensor};
+
+/// What projections gain.
+pub(super) struct Change {
+    /// ΔW, or Δ of what readers lack.
+    pub delta_ec: Tensor,
+    /// Δb, or what readers lack beside it; none where biases stay.
+    pub shift_e: Option<Tensor>,
+}
 
 /// What X·Wᵀ shows in place of X.
 pub(super) fn seen_behind(moments: &Moments, weight_ec: &Tensor) -> Result<Moments> {
@@ -21,13 +29,17 @@ pub(super) fn seen_behind(moments: &Moments, weight_ec: &Tensor) -> Result<Momen
 pub(super) const USUAL: f64 = 1e-3;
 
 /// The ridge that leaves least of what was not fitted to, and how much.
-pub(super) fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<(Option<f64>, f64)> {
+pub(super) fn best_ridge(
+    fitted_to: &Moments,
+    held_out: &Moments,
+    shifts: bool,
+) -> Result<(Option<f64>, f64)> {
     let (mut best, mut least) = (None, held_out.r_squared);
     for ridge in [1.0, 1e-1, 1e-2, 1e-3, 1e-4] {
-        let Some(delta_ec) = solved(fitted_to, ridge)? else {
+        let Some(change) = solved(fitted_to, ridge, shifts)? else {
             break;
         };
-        let left = held_out.remaining(&delta_ec)?;
+        let left = held_out.remaining(&change.delta_ec, change.shift_e.as_ref())?;
         // Less of it would be worse still.
         if left >= least && best.is_some() {
             break;
@@ -39,23 +51,33 @@ pub(super) fn best_ridge(fitted_to: &Moments, held_out: &Moments) -> Result<(Opt
     Ok((best, least))
 }
 
-pub(super) fn solved(moments: &Moments, ridge: f64) -> Result<Option<Tensor>> {
-    let diagonal_c = moments.xx_cc.f_diagonal(0, 0, 1)?;
+/// None where nothing is lacking, or the sums cannot be divided by.
+pub(super) fn solved(moments: &Moments, ridge: f64, shifts: bool) -> Result<Option<Change>> {
+    let centred = shifts.then(|| moments.centred()).transpose()?;
+    let sums = centred.as_ref().unwrap_or(moments);
+    let diagonal_c = sums.xx_cc.f_diagonal(0, 0, 1)?;
     let mean = diagonal_c.f_mean(Kind::Double)?.f_double_value(&[])?;
-    let most = moments.rx_ec.f_abs()?.f_max()?.f_double_value(&[])?;
+    let most = sums.rx_ec.f_abs()?.f_max()?.f_double_value(&[])?;
     if most == 0.0 || mean == 0.0 {
         return Ok(None);
     }
     // In place: squares of wide projections are large.
-    let ridged_cc = moments.xx_cc.copy();
+    let rx_ce = sums.rx_ec.f_transpose(0, 1)?.copy();
+    let ridged_cc = match centred {
+        Some(centred) => centred.xx_cc,
+        None => moments.xx_cc.copy(),
+    };
     let _ = ridged_cc.f_diagonal(0, 0, 1)?.f_add_scalar_(ridge * mean)?;
-    let lower_cc = ridged_cc.f_linalg_cholesky(false)?;
+    // X may be constant, or some of it tell the rest, to all digits but those that rounding made.
+    let Ok(lower_cc) = ridged_cc.f_linalg_cholesky(false) else {
+        return Ok(None);
+    };
     drop(ridged_cc);
-    let delta_ce = moments
-        .rx_ec
-        .f_transpose(0, 1)?
-        .f_cholesky_solve(&lower_cc, false)?;
-    Ok(Some(delta_ce.f_transpose(0, 1)?))
+    let delta_ec = rx_ce
+        .f_cholesky_solve(&lower_cc, false)?
+        .f_transpose(0, 1)?;
+    let shift_e = shifts.then(|| moments.shift(&delta_ec)).transpose()?;
+    Ok(Some(Change { delta_ec, shift_e }))
 }
 
 /// Whether layers were dropped behind a writer.
@@ -66,4 +88,13 @@ pub(super) fn is_before_dropped(editor: &StudentEditor, stats: &ProjectionStats)
     let is_last = sublayer + 1 == editor.spec().places(layer).count();
     let is_cut = editor.source_layer(layer) + 1 < editor.source_layer(layer + 1);
     stats.projections.is_writer && is_last && is_cut
+}
+
+/// Whether all of these projections that there are have biases.
+pub(super) fn have_biases(editor: &StudentEditor, places: &[At], roles: &[Role]) -> bool {
+    let all = places
+        .iter()
+        .flat_map(|&at| roles.iter().map(move |&role| (at, role)));
+    let mut all = all.filter(|&(at, role)| editor.has(at, role, ParamKind::Weight));
+    all.all(|(at, role)| editor.has(at, role, ParamKind::Bias))
 }
