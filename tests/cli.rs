@@ -1105,11 +1105,17 @@ fn the_command_lines_seed_takes_the_place_of_a_comparisons() {
         (&other["seeds"], &other["rows"][0]["status"]),
         (&json!([7]), &json!("done"))
     );
-    // A job for each seed.
-    let n_trained = fs::read_dir(shell.at("compared"))
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().path().is_dir());
-    assert_eq!(n_trained.count(), 3);
+    // A job for each seed; what it could have gone on from went when it ended.
+    let entries = fs::read_dir(shell.at("compared")).unwrap();
+    let trained: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert_eq!(trained.len(), 3);
+    for path in trained {
+        assert!(path.join("model.safetensors").is_file());
+        assert!(!path.join("checkpoint").exists(), "{}", path.display());
+    }
 }
 
 #[test]

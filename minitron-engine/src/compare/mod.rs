@@ -21,6 +21,7 @@ use self::table::{Done, TableLine, columns};
 use crate::jobs::context::Context;
 use crate::recipe::run::{StagePlace, refuse_own_inputs, run_stage};
 use crate::recipe::run_dir::RunDir;
+use crate::train::clear_state;
 use minitron_core::error::{Error, Result};
 use minitron_core::output::write_atomic;
 
@@ -251,7 +252,12 @@ impl<'a> Comparison<'a> {
             let (known, run_dir) = (&mut self.known, &mut self.run_dir);
             let ran = run_stage(&context, &link.stage, &place, known, run_dir);
             let is_halted = ran.map_err(|e| e.at(&link.word))?;
-            if is_halted || self.context.interrupt.is_asked() {
+            if is_halted {
+                return Ok(true);
+            }
+            // A comparison has many trainings, and none goes on once it has ended.
+            clear_state(&self.run_dir.stage(&link.stage.name))?;
+            if self.context.interrupt.is_asked() {
                 return Ok(true);
             }
         }
