@@ -1,10 +1,12 @@
 """What quantising costs students that were reconstructed, beside plain cuts of the same size.
 
     .deps/venv/bin/python benches/quantised.py --work out/quantised
+    .deps/venv/bin/python benches/quantised.py --work out/quantised --tokens 100K
 
 Half of two small models, to sizes that are multiples of 32. Every matrix and table of a student is rounded to llama.cpp's Q8_0 or Q4_0
 (blocks of 32 values along a row, an f16 scale each) and written as f32 again. KL to the original on 64 windows of 256 tokens of
-WikiText-2's validation text; students are calibrated on 64 windows of its training text. Markdown goes to stdout.
+WikiText-2's validation text; students are calibrated on 64 windows of its training text. With --tokens they are distilled first, on that text and at the rate that `distill`
+chooses, in steps of 8 windows. Markdown goes to stdout.
 """
 
 import argparse
@@ -87,6 +89,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minitron", type=Path, default=ROOT / "target/release/minitron")
     parser.add_argument("--work", type=Path, default=ROOT / "out/quantised")
+    parser.add_argument("--model", choices=HALF, help="one of the two alone")
+    parser.add_argument("--tokens", help="of distillation before they are rounded")
     a = parser.parse_args()
     check()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,8 @@ def main():
 
     print("| half of | reconstructed by | KL in f32 | in Q8_0 | added | in Q4_0 | added |\n|---|---|---|---|---|---|---|")
     for model, sizes in HALF.items():
+        if a.model not in (None, model):
+            continue
         teacher, scores = DATA / "models" / model, a.work / f"{model}.safetensors"
         if not scores.exists():
             minitron("score", teacher, "--data", TRAIN, *WINDOWS, "--out", scores)
@@ -109,6 +115,13 @@ def main():
                 axes = ["--axis", "hidden", "--axis", "mlp:multiple_of=32"]
                 words = [word for tag in tags for word in ("--reconstruct", tag)]
                 minitron("prune", teacher, "--scores", scores, *axes, *sizes, "--data", TRAIN, *WINDOWS, *words, "--out", student)
+            if a.tokens:
+                if tags is None:
+                    continue
+                untrained, student = student, a.work / f"{model}-{idx}-{a.tokens}"
+                if not student.exists():
+                    text = ["--data", TRAIN, "--tokens", a.tokens, "--seq-len", 256, "--batch-size", 8]
+                    minitron("distill", "--teacher", teacher, "--student", untrained, *text, "--out", student)
             folders = [student, *(quantised(student, a.work / "rounded" / kind.__name__, kind) for kind in [q8_0, q4_0])]
             whole, eight, four = (minitron("eval", folder, "--teacher", teacher, "--data", VALID, *WINDOWS)["kl_to_teacher"] for folder in folders)
             print(f"| {model} | {label} | {whole:.5f} | {eight:.5f} | {eight - whole:.5f} | {four:.5f} | {four - whole:.5f} |", flush=True)

@@ -2,7 +2,7 @@
 
 use minitron::{
     Recorder, axes, families, forward, groups, least_squares, registry, some_ids, some_windows,
-    tiny_bert, tiny_gpt2, tiny_llama, tiny_nemotron, tiny_neox, with_context,
+    tiny_bert, tiny_gpt_oss, tiny_gpt2, tiny_llama, tiny_nemotron, tiny_neox, with_context,
 };
 use minitron_core::calibrate::{Alone, Calibration};
 use minitron_core::checkpoint::{MemorySource, TensorSource};
@@ -431,6 +431,52 @@ fn refitted_biases_leave_no_mean_of_what_the_stream_lacks() {
         let whole = ward.editor();
         let whole = whole.read(ATTENTION, Role::ATTENTION_OUTPUT, ParamKind::Bias);
         assert_eq!(kept.1, whole.unwrap(), "{family}");
+    }
+}
+
+/// Whatever the ridge, what reads the stream gives on average what it gave: its bias says what the
+/// channels that went had told of the mean.
+#[test]
+fn refitted_readers_give_the_teachers_mean() {
+    let mut qwen = tiny_llama();
+    qwen["model_type"] = "qwen2".into();
+    for config in [tiny_gpt2(), tiny_neox(), tiny_bert(), tiny_gpt_oss(), qwen] {
+        let ward = Ward::of(&config, &[("hidden", 24)]);
+        let plain = ward.editor();
+        let (mut n_seen, family) = (0, ward.model.family().to_owned());
+        let look = &mut |editor: &mut StudentEditor, stats: &ProjectionStats| {
+            let (all, of) = (&stats.all, &stats.projections);
+            let n_tokens = all.n_tokens as f64;
+            if of.is_writer || of.at == At::Model || of.roles == [Role::SUM_NORM] {
+                return Ok(());
+            }
+            let now_k = all.x_sum_c.f_div_scalar(n_tokens)?;
+            let kept: Vec<i64> = editor.kept(HIDDEN).iter().map(|&it| it as i64).collect();
+            let wanted_e = all.r_sum_e.f_div_scalar(n_tokens)?;
+            let wanted_e = wanted_e.f_index_add(0, &Tensor::from_slice(&kept), &now_k)?;
+            for at in editor.spec().with_units(of.at) {
+                for &role in &of.roles {
+                    if !editor.has(at, role, ParamKind::Bias) {
+                        continue;
+                    }
+                    let bias = editor.read(at, role, ParamKind::Bias)?;
+                    let given = editor.read(at, role, ParamKind::Weight)?.f_matmul(&now_k)?;
+                    let given = given + &bias;
+                    let all = editor.read_all_channels(at, role, ParamKind::Weight)?;
+                    let before = plain.read(at, role, ParamKind::Bias)?;
+                    let expected = all.f_matmul(&wanted_e)? + &before;
+                    let apart = relative(&given, &expected);
+                    assert!(apart < 1e-5, "{family}, {at} {role}: {apart:e}");
+                    n_seen += usize::from(relative(&bias, &before) > 1e-3);
+                }
+            }
+            Ok(())
+        };
+        let mut editor = ward
+            .treated(&["least_squares:ridge=1e-2"])
+            .unwrap();
+        editor.for_each_projection(Sweep::default(), look).unwrap();
+        assert!(n_seen > 0, "{family}");
     }
 }
 
