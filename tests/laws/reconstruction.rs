@@ -472,12 +472,85 @@ fn refitted_readers_give_the_teachers_mean() {
             }
             Ok(())
         };
-        let mut editor = ward
-            .treated(&["least_squares:ridge=1e-2"])
-            .unwrap();
+        let mut editor = ward.treated(&["least_squares:ridge=1e-2"]).unwrap();
         editor.for_each_projection(Sweep::default(), look).unwrap();
         assert!(n_seen > 0, "{family}");
     }
+}
+
+/// Readers begin anew in each sweep, their biases with them.
+#[test]
+fn what_a_sweep_gave_biases_of_readers_is_gone_in_the_next() {
+    for config in [tiny_gpt2(), tiny_neox(), tiny_bert()] {
+        let ward = Ward::of(&config, &[("hidden", 24)]);
+        let of = |treatments: &[&str]| {
+            let editor = ward.treated(treatments).unwrap();
+            let at = ATTENTION;
+            let roles = [Role::QUERY, Role::QUERY_KEY_VALUE];
+            let mut roles = roles
+                .into_iter()
+                .filter(|role| editor.has(at, *role, ParamKind::Bias));
+            let role = roles.next().unwrap();
+            let read = |kind| editor.read(at, role, kind).unwrap();
+            (read(ParamKind::Weight), read(ParamKind::Bias))
+        };
+        let once = "least_squares:writers=false,ridge=0.01,biases=false";
+        let shifting = "least_squares:writers=false,ridge=0.01";
+        assert_ne!(of(&[shifting]).1, of(&[once]).1);
+        assert_eq!(of(&[shifting, once]), of(&[once]));
+    }
+}
+
+/// Behind the norm after a sum, no line of what it gives is nearer to what the teacher's gives.
+#[test]
+fn norms_after_sums_are_the_nearest_lines() {
+    for (dim, kept) in [("hidden", 24), ("depth", 1), ("mlp", 24)] {
+        let ward = Ward::of(&tiny_bert(), &[(dim, kept)]);
+        let mut editor = ward
+            .treated(&["layer_merge", "least_squares:ridge=0.01"])
+            .unwrap();
+        let mut n_seen = 0;
+        let look = &mut |_: &mut StudentEditor, stats: &ProjectionStats| {
+            if stats.projections.roles == [Role::SUM_NORM] {
+                let centred = stats.all.centred()?;
+                let mean = stats.all.r_sum_e.abs().max().double_value(&[]);
+                let product = centred
+                    .rx_ec
+                    .diagonal(0, 0, 1)
+                    .abs()
+                    .max()
+                    .double_value(&[]);
+                let size = stats.all.target_squared;
+                assert!(mean < 1e-5 * size, "{dim}: {mean:e} of {size:e}");
+                assert!(product < 1e-5 * size, "{dim}: {product:e} of {size:e}");
+                n_seen += 1;
+            }
+            Ok(())
+        };
+        let sweep = Sweep {
+            norms: true,
+            ..Sweep::default()
+        };
+        editor.for_each_projection(sweep, look).unwrap();
+        assert_eq!(n_seen, 2 * editor.n_layers());
+        let (plain, left) = (distance(&ward, &ward.editor()), distance(&ward, &editor));
+        assert!(left < plain, "{dim}: {plain} to {left}");
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_and_ridges_that_are_too_small_are_refused() {
+    let mut model = Model::new(&tiny_gpt2(), 5).unwrap();
+    let name = "transformer.wte.weight";
+    let table = model.source.read(name).unwrap();
+    model.source.insert(name, &(table * f64::INFINITY)).unwrap();
+    let ward = Ward::new(model, &[("mlp", 24)]);
+    let error = ward.treated(&["least_squares"]).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+    let ward = Ward::of(&tiny_neox(), &[("mlp", 24)]);
+    let tiny = ward.treated(&["least_squares:ridge=1e-12"]).map(|_| ());
+    let error = tiny.unwrap_err().to_string();
+    assert!(error.contains("ridge=1e-12 is too small"), "{error}");
 }
 
 #[test]

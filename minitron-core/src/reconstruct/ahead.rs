@@ -72,12 +72,14 @@ impl Ahead {
         let block = editor.teacher_block(layer)?;
         for (part, (_, sublayer)) in editor.teacher_spec().places(layer).enumerate() {
             self.note(teacher, (layer, part))?;
-            let is_normed = sublayer.after_sum.is_some();
-            if is_normed {
+            let is_last = layer + 1 == self.layers.end && part + 1 == self.n_parts;
+            let is_wanted = is_last || layer == self.layers.start && part + 1 < self.n_parts;
+            if sublayer.after_sum.is_some() {
                 self.unsettled.insert((layer, part));
             }
+            let is_kept = is_wanted && sublayer.after_sum.is_some();
             let before = &mut self.before;
-            teacher.pass(&block, part, &mut |round, sum_bte| match is_normed {
+            teacher.pass(&block, part, &mut |round, sum_bte| match is_kept {
                 true => before.put(&sum_key(layer, part, round), sum_bte),
                 false => Ok(()),
             })?;

@@ -11,14 +11,14 @@ use crate::model::{Block, NoTap};
 
 impl Streams {
     /// Runs the teacher through the layers that this one stands for, where some were dropped behind
-    /// it and all are of the same parts.
+    /// it and what their parts add can be summed, or units were taken of them.
     pub(super) fn run_ahead(&mut self, editor: &StudentEditor, half: &Half) -> Result<()> {
         self.ahead = None;
         let layers = editor.stands_for(half.layer_idx);
         let (true, Some(teacher)) = (editor.inputs.only.is_none(), &mut self.teacher) else {
             return Ok(());
         };
-        if layers.len() > 1 && editor.are_alike(&layers) {
+        if layers.len() > 1 && (editor.adds_up(&layers) || editor.has_taken(half.layer_idx)) {
             self.ahead = Some(Ahead::run(editor, teacher, layers)?);
         }
         Ok(())

@@ -1,8 +1,9 @@
-//! Biases of what reads the residual stream, refitted.
+//! Biases of projections: which have some, and those of what reads the residual stream, refitted.
 
 use tch::Tensor;
 
 use super::editor::StudentEditor;
+use super::projections::ProjectionSet;
 use super::weights::{laid_out, laid_out_rows, spans};
 use crate::checkpoint::TensorSource;
 use crate::error::Result;
@@ -10,6 +11,25 @@ use crate::prune::PrunedView;
 use crate::spec::{At, HIDDEN, Param, ParamKind, Role};
 
 impl StudentEditor<'_> {
+    /// Whether all of these projections of the student that there are have biases.
+    pub fn have_biases(&self, projections: &ProjectionSet) -> bool {
+        let places = self.places_of(projections);
+        let roles = &projections.roles;
+        let all = places
+            .iter()
+            .flat_map(|&at| roles.iter().map(move |&role| (at, role)));
+        let mut all = all.filter(|&(at, role)| self.has(at, role, ParamKind::Weight));
+        all.all(|(at, role)| self.has(at, role, ParamKind::Bias))
+    }
+
+    /// Where these projections are: experts read the same input, each for some tokens.
+    pub fn places_of(&self, projections: &ProjectionSet) -> Vec<At> {
+        match projections.is_writer {
+            true => vec![projections.at],
+            false => self.spec().with_units(projections.at),
+        }
+    }
+
     /// Shifts the bias of a projection that reads the stream by what its input lacks on average:
     /// b + W_all·s, with s [E] over all the teacher's channels and W_all as
     /// [`refit_reader`](Self::refit_reader) has it; b is the bias as it is, or as it was pruned

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::ahead::Ahead;
 use super::editor::StudentEditor;
-use super::projections::{HELD_OUT, ProjectionSet, ProjectionStats, add_to, exact, moments};
+use super::projections::{HELD_OUT, ProjectionSet, ProjectionStats, add_to, exact};
 use super::shown::ShownPorts;
 use super::streams::entering;
 use super::weights::laid_out;
@@ -26,7 +26,7 @@ pub struct SeenUnits {
     /// where x_u is the unit's share of what the part's writer reads and W_u the columns for it.
     pub added: Vec<f64>,
     /// Of a dropped layer: X is what the kept one would read behind the earlier parts of all
-    /// layers, R what the dropped one reads, all of it.
+    /// layers, or of its own where sums are normed, R what the dropped one reads, all of it.
     pub told: Option<ProjectionStats>,
 }
 
@@ -82,7 +82,7 @@ impl StudentEditor<'_> {
                         let is_own = source_layer == self.source_layer(layer);
                         let (_, part) = at.place().present("a part of a layer")?;
                         if is_own || ahead.takes(part) && self.can_take(at, source_layer) {
-                            let teller = (!is_own).then_some(&own);
+                            let teller = (!is_own).then_some((&own, at));
                             let part = (&block, at.in_layer(source_layer), kind);
                             let contexts = &teacher.contexts;
                             let looked = self.looked_at(part, (&ahead, teller), contexts)?;
@@ -106,12 +106,13 @@ impl StudentEditor<'_> {
     fn looked_at(
         &self,
         (block, source, kind): (&Block, At, &str),
-        (ahead, teller): (&Ahead, Option<&Block>),
+        (ahead, teller): (&Ahead, Option<(&Block, At)>),
         contexts: &[Rc<MixerContext>],
     ) -> Result<Looked> {
         let text = self.calibration()?;
         let holds_out = text.batches().len() >= HELD_OUT;
-        let mut looked = self.looked(source, kind, teller.map(|_| holds_out))?;
+        let told = teller.map(|(_, at)| (at, holds_out));
+        let mut looked = self.looked(source, kind, told)?;
         let mut ports = ShownPorts {
             at: source,
             wanted: vec![looked.writer.reads],
@@ -123,11 +124,11 @@ impl StudentEditor<'_> {
             let _ = block.added(number, state.stream(), context, &mut ports)?;
             let x_btc = ports.seen.remove(&looked.writer.reads);
             let mut of_batch = looked.gram(&x_btc.present("what a writer reads")?)?;
-            if let Some(teller) = teller {
+            if let (Some((teller, _)), Some(told)) = (teller, &looked.told) {
                 let read_bte = block.input(number, state.stream())?;
                 let aimed = ahead.aimed(number, round)?;
                 let own_bte = teller.input(number, aimed.stream())?;
-                of_batch.extend(moments(&own_bte, &read_bte, &read_bte)?);
+                of_batch.extend(told.moments(&own_bte, &read_bte, &read_bte)?);
             }
             text.in_order(round, of_batch, &mut |batch, given| {
                 looked.add(batch, given)
@@ -136,8 +137,9 @@ impl StudentEditor<'_> {
         Ok(looked)
     }
 
-    /// Nothing yet; `holds_out` of a part that another is to tell.
-    fn looked(&self, at: At, kind: &str, holds_out: Option<bool>) -> Result<Looked> {
+    /// Nothing yet; `told` of one that a part of the student is to tell, and whether batches are
+    /// held out.
+    fn looked(&self, at: At, kind: &str, told: Option<(At, bool)>) -> Result<Looked> {
         let spec = self.teacher_spec();
         let parts = at.layer().into_iter().flat_map(|layer| spec.places(layer));
         let part = parts.into_iter().find(|(place, _)| *place == at);
@@ -157,20 +159,23 @@ impl StudentEditor<'_> {
                 part.mixer.name()
             ))
         })?;
-        let readers = ProjectionSet {
-            at,
-            roles: part.mixer.ports().readers,
-            is_writer: false,
-            from: None,
-        };
+        let told = told.map(|(of_student, holds_out)| {
+            let readers = ProjectionSet {
+                at: of_student,
+                roles: part.mixer.ports().readers,
+                is_writer: false,
+                from: at.layer(),
+            };
+            let about_means = self.have_biases(&readers);
+            let stats = ProjectionStats::new(readers, holds_out)?;
+            Ok::<_, Error>(stats.about_means(about_means))
+        });
         Ok(Looked {
             writer,
             width: width as i64,
             gram_ukk: Tensor::f_zeros([1], (Kind::Double, Device::Cpu))?,
             n_tokens: 0.0,
-            told: holds_out
-                .map(|holds_out| ProjectionStats::new(readers, holds_out))
-                .transpose()?,
+            told: told.transpose()?,
         })
     }
 

@@ -3,13 +3,14 @@
 use tch::{Kind, Tensor};
 
 use super::editor::StudentEditor;
-use super::projections::moments;
+use super::projections::ProjectionStats;
 use crate::error::Result;
 use crate::spec::HIDDEN;
 
 /// With what the student's input lacks of the teacher's: all of it at dropped channels.
 pub(super) fn of_inputs(
     editor: &StudentEditor,
+    stats: &ProjectionStats,
     student_bte: &Tensor,
     teacher_bte: &Tensor,
 ) -> Result<Vec<Tensor>> {
@@ -20,7 +21,7 @@ pub(super) fn of_inputs(
     let spread = student_bte
         .f_to_kind(Kind::Float)?
         .f_matmul(&kept_channels(editor, &eye, 1)?.f_transpose(0, 1)?)?;
-    moments(
+    stats.moments(
         student_bte,
         &teacher_bte.f_to_kind(Kind::Float)?.f_sub(&spread)?,
         teacher_bte,

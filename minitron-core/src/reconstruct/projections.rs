@@ -14,7 +14,7 @@ pub struct ProjectionSet {
     pub at: At,
     /// Their roles; a family has some of them.
     pub roles: Vec<Role>,
-    /// Whether they write to the residual stream, rather than read it.
+    /// Whether they write to the residual stream, rather than read it; false of a norm after a sum.
     pub is_writer: bool,
     /// The teacher's dropped layer that the student's units were taken from, of which these rows
     /// of readers are; none for units of the layer's own.
@@ -37,6 +37,9 @@ pub struct ProjectionStats {
     pub held_out: Option<Moments>,
     /// Factor with which the family adds what a writer gives; it is in X already.
     pub scale: f64,
+    /// Whether products are taken about the means of a batch, which are added in f64: a bias holds
+    /// the mean, and what is left is small beside it.
+    pub about_means: bool,
 }
 
 /// What a reconstruction left of what projections lacked.
@@ -114,10 +117,16 @@ impl Moments {
         })
     }
 
-    fn add(&mut self, of_batch: &[Tensor]) -> Result<()> {
+    fn add(&mut self, of_batch: &[Tensor], about_means: bool) -> Result<()> {
         let [xx_cc, rx_ec, x_sum_c, r_sum_e, numbers] = of_batch else {
             return Err(Error::Internal("a batch without its moments".into()));
         };
+        if about_means {
+            let (x_sum_c, r_sum_e) = (exact(x_sum_c)?, exact(r_sum_e)?);
+            let mean_c = x_sum_c.f_div_scalar(numbers.f_double_value(&[1])?.max(1.0))?;
+            add_to(&mut self.xx_cc, &x_sum_c.f_outer(&mean_c)?)?;
+            add_to(&mut self.rx_ec, &r_sum_e.f_outer(&mean_c)?)?;
+        }
         add_to(&mut self.xx_cc, xx_cc)?;
         add_to(&mut self.rx_ec, rx_ec)?;
         add_to(&mut self.x_sum_c, x_sum_c)?;
@@ -185,7 +194,34 @@ impl ProjectionStats {
             all: Moments::zero()?,
             held_out: holds_out.then(Moments::zero).transpose()?,
             scale: 1.0,
+            about_means: false,
         })
+    }
+
+    /// The same with products about means.
+    pub(super) fn about_means(self, about_means: bool) -> Self {
+        ProjectionStats {
+            about_means,
+            ..self
+        }
+    }
+
+    /// The moments of one batch of X, R and what R is left of.
+    pub(super) fn moments(&self, x: &Tensor, r: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
+        let (x_nc, r_ne) = (rows(x)?, rows(r)?);
+        let numbers = [
+            total(&r_ne.f_square()?)?,
+            r_ne.size2()?.0 as f64,
+            total(&rows(target)?.f_square()?)?,
+        ];
+        let sum = |x: &Tensor| x.f_sum_dim_intlist(0i64, false, Kind::Double);
+        let (x_sum_c, r_sum_e) = (sum(&x_nc)?, sum(&r_ne)?);
+        let less_mean = |x: &Tensor| x.f_sub(&x.f_mean_dim(0i64, true, Kind::Float)?);
+        let (x_nc, r_ne) = match self.about_means {
+            true => (less_mean(&x_nc)?, less_mean(&r_ne)?),
+            false => (x_nc, r_ne),
+        };
+        products((&x_nc, &r_ne), (x_sum_c, r_sum_e), numbers)
     }
 
     /// Adds what a batch gave.
@@ -193,35 +229,22 @@ impl ProjectionStats {
         if let Some(held_out) = &mut self.held_out
             && batch % HELD_OUT == HELD_OUT - 1
         {
-            held_out.add(of_batch)?;
+            held_out.add(of_batch, self.about_means)?;
         }
-        self.all.add(of_batch)
+        self.all.add(of_batch, self.about_means)
     }
 }
 
-/// The moments of one batch of X, R and what R is left of.
-pub(super) fn moments(x: &Tensor, r: &Tensor, target: &Tensor) -> Result<Vec<Tensor>> {
-    let (x_nc, r_ne) = (rows(x)?, rows(r)?);
-    let numbers = [
-        total(&r_ne.f_square()?)?,
-        r_ne.size2()?.0 as f64,
-        total(&rows(target)?.f_square()?)?,
-    ];
-    let r_sum_e = r_ne.f_sum_dim_intlist(0i64, false, Kind::Double)?;
-    products((&x_nc, &r_ne), r_sum_e, numbers)
-}
-
-/// The same of X and R at the tokens where X is not zero. The sum of R, ‖R‖², N and what R is left
-/// of are of all tokens.
+/// What a batch adds to moments.
 pub(super) fn products(
     (x_nc, r_ne): (&Tensor, &Tensor),
-    r_sum_e: Tensor,
+    (x_sum_c, r_sum_e): (Tensor, Tensor),
     numbers: [f64; 3],
 ) -> Result<Vec<Tensor>> {
     Ok(vec![
         x_nc.f_transpose(0, 1)?.f_matmul(x_nc)?,
         r_ne.f_transpose(0, 1)?.f_matmul(x_nc)?,
-        x_nc.f_sum_dim_intlist(0i64, false, Kind::Double)?,
+        x_sum_c,
         r_sum_e,
         Tensor::f_from_slice(&numbers)?,
     ])

@@ -14,7 +14,7 @@ use super::ahead::Ahead;
 use super::editor::StudentEditor;
 use super::half::Half;
 use super::kept::{kept_channels, of_inputs};
-use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats, moments};
+use super::projections::{Capture, HELD_OUT, ProjectionSet, ProjectionStats};
 use super::store::TensorStore;
 use super::stream_state::Embedded;
 use super::unit_writers::{UnitInputs, UnitWriters};
@@ -41,6 +41,8 @@ pub struct Sweep {
     pub reference: Reference,
     /// Whether some batches are counted by themselves too.
     pub holds_out: bool,
+    /// Whether norms after sums are shown, where the reference is the teacher.
+    pub norms: bool,
 }
 
 /// Who looks at projections, and may replace weights.
@@ -61,9 +63,9 @@ pub(super) struct Streams {
 impl StudentEditor<'_> {
     /// Goes through the student from front to back and shows every [`ProjectionSet`] to `visit`,
     /// which may replace weights there; what follows runs on the stream as reconstructed so far.
-    /// Readers are shown where the reference is the teacher, and so are norms after sums; writers
-    /// whose output is normed before it is added are not shown, since they are not linear in the
-    /// stream.
+    /// Readers are shown where the reference is the teacher, and norms after sums where the sweep
+    /// says so; writers whose output is normed before it is added are not shown, since they are not
+    /// linear in the stream.
     ///
     /// Experts are shown one after the other from one pass of their layer. What a visitor changes
     /// of one's writer is taken from what the next ones lack; other changes are not seen by them.
@@ -156,8 +158,10 @@ impl Streams {
         Ok(streams)
     }
 
-    fn stats(&self, projections: ProjectionSet) -> Result<ProjectionStats> {
-        ProjectionStats::new(projections, self.sweep.holds_out)
+    fn stats(&self, editor: &StudentEditor, projections: ProjectionSet) -> Result<ProjectionStats> {
+        let about_means = editor.have_biases(&projections);
+        let stats = ProjectionStats::new(projections, self.sweep.holds_out)?;
+        Ok(stats.about_means(about_means))
     }
 
     /// Shows what this part of a layer reads and writes, and moves past it. Before anything differs
@@ -192,7 +196,7 @@ impl Streams {
             if let Some(writer) = of_units {
                 self.units(editor, half, writer, visit)?;
             }
-            if is_teachers && half.part.after_sum.is_some() {
+            if self.sweep.norms && is_teachers && half.part.after_sum.is_some() {
                 let stats = self.sum_norm(editor, half)?;
                 visit(editor, &stats)?;
             }
@@ -218,7 +222,7 @@ impl Streams {
             is_writer: false,
             from,
         };
-        let mut stats = self.stats(projections)?;
+        let mut stats = self.stats(editor, projections)?;
         let text = editor.calibration()?;
         for round in 0..self.student.states.len() {
             let of_student = self.student.states.before(half.number, round)?;
@@ -228,7 +232,7 @@ impl Streams {
             };
             let student_bte = student.input(half.number, of_student.stream())?;
             let teacher_bte = teacher.input(half.number, of_teacher.stream())?;
-            let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
+            let of_batch = of_inputs(editor, &stats, &student_bte, &teacher_bte)?;
             text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
@@ -244,12 +248,12 @@ impl Streams {
             is_writer: false,
             from: None,
         };
-        let mut stats = self.stats(projections)?;
+        let mut stats = self.stats(editor, projections)?;
         let text = editor.calibration()?;
         for round in 0..self.student.states.len() {
             let student_bte = student.finish(self.student.states.before(0, round)?.now_bte)?;
             let teacher_bte = teacher.finish(self.teacher()?.states.before(0, round)?.now_bte)?;
-            let of_batch = of_inputs(editor, &student_bte, &teacher_bte)?;
+            let of_batch = of_inputs(editor, &stats, &student_bte, &teacher_bte)?;
             text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)
@@ -263,12 +267,15 @@ impl Streams {
         writer: Writer,
     ) -> Result<ProjectionStats> {
         let block = editor.student_block(half.layer_idx)?;
-        let mut stats = self.stats(ProjectionSet {
-            at: half.at,
-            roles: vec![writer.role],
-            is_writer: true,
-            from: None,
-        })?;
+        let mut stats = self.stats(
+            editor,
+            ProjectionSet {
+                at: half.at,
+                roles: vec![writer.role],
+                is_writer: true,
+                from: None,
+            },
+        )?;
         stats.scale = half.part.scale;
         let text = editor.calibration()?;
         for round in 0..self.student.contexts.len() {
@@ -286,7 +293,7 @@ impl Streams {
                 } else {
                     x_btc.f_mul_scalar(stats.scale)?
                 };
-                let of_batch = moments(&x_btc, &r_bte, &r_bte.f_add(&added_bte)?)?;
+                let of_batch = stats.moments(&x_btc, &r_bte, &r_bte.f_add(&added_bte)?)?;
                 text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
             }
         }
@@ -296,12 +303,15 @@ impl Streams {
     /// What the norm after this part's sum gives, and what that lacks of the teacher's.
     fn sum_norm(&self, editor: &StudentEditor, half: &Half) -> Result<ProjectionStats> {
         let block = editor.student_block(half.layer_idx)?;
-        let mut stats = self.stats(ProjectionSet {
-            at: half.at,
-            roles: vec![Role::SUM_NORM],
-            is_writer: false,
-            from: None,
-        })?;
+        let mut stats = self.stats(
+            editor,
+            ProjectionSet {
+                at: half.at,
+                roles: vec![Role::SUM_NORM],
+                is_writer: false,
+                from: None,
+            },
+        )?;
         let text = editor.calibration()?;
         for (round, context) in self.student.contexts.iter().enumerate() {
             let mut state = self.student.states.before(half.number, round)?;
@@ -310,9 +320,10 @@ impl Streams {
                 Some(ahead) => ahead.settled(half.number, round)?,
                 None => self.teacher()?.states.before(0, round)?.now_bte,
             };
-            let wanted_bte = kept_channels(editor, &wanted_bte, 2)?;
-            let r_bte = wanted_bte.f_sub(&state.now_bte)?;
-            let of_batch = moments(&state.now_bte, &r_bte, &wanted_bte)?;
+            let wanted_bte = kept_channels(editor, &wanted_bte, 2)?.f_to_kind(Kind::Float)?;
+            let given_bte = state.now_bte.f_to_kind(Kind::Float)?;
+            let r_bte = wanted_bte.f_sub(&given_bte)?;
+            let of_batch = stats.moments(&given_bte, &r_bte, &wanted_bte)?;
             text.in_order(round, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)

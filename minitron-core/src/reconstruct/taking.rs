@@ -34,6 +34,11 @@ impl StudentEditor<'_> {
         }
     }
 
+    /// Whether a layer of the student took units of dropped ones.
+    pub(super) fn has_taken(&self, layer: usize) -> bool {
+        self.taken.iter().any(|taken| taken.layer == layer)
+    }
+
     /// The dropped layers that a part of the student took units of.
     pub(super) fn taken_from(&self, at: At) -> Vec<usize> {
         self.taken_at(at).map(|taken| taken.from).collect()

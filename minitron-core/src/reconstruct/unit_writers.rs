@@ -98,7 +98,10 @@ impl UnitWriters {
                 of_all.target_squared,
             ];
             let r_ne = self.lacking(batch, &places_n)?;
-            let of_batch = products((&x_nc, &r_ne), of_all.r_sum_e.shallow_clone(), numbers)?;
+            // At the tokens that go to the expert; R's sums are over all.
+            let x_sum_c = x_nc.f_sum_dim_intlist(0i64, false, Kind::Double)?;
+            let sums = (x_sum_c, of_all.r_sum_e.shallow_clone());
+            let of_batch = products((&x_nc, &r_ne), sums, numbers)?;
             text.in_order(batch, of_batch, &mut |batch, given| stats.add(batch, given))?;
         }
         Ok(stats)

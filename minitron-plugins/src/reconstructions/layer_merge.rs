@@ -65,7 +65,7 @@ impl Reconstruction for LayerMerge {
         let (mut added, usual) = (BTreeMap::new(), LeastSquares::default());
         editor.for_each_units_seen(&wanted.collect(), &mut |seen| {
             let factor = match &seen.told {
-                Some(told) => (1.0 - 2.0 * usual.untold(editor, seen.at, told)?).max(0.0),
+                Some(told) => (1.0 - 2.0 * usual.untold(editor, told)?).max(0.0),
                 None => 1.0,
             };
             let worth = seen.added.iter().map(|worth| worth * factor);

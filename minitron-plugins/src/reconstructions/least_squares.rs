@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 mod applying;
 mod solving;
 
-use applying::{places_of, refit, refit_sum_norm, refit_tied};
-use solving::{Change, USUAL, best_ridge, have_biases, is_before_dropped, seen_behind, solved};
+use applying::{refit, refit_sum_norm, refit_tied};
+use solving::{Change, USUAL, best_ridge, is_before_dropped, seen_behind, solved};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the
 /// stream of the student as reconstructed so far.
@@ -59,7 +59,7 @@ pub struct LeastSquares {
     /// Whether projections that write to it are refitted; false where a family norms what they
     /// give.
     pub writers: bool,
-    /// Whether biases are refitted too, where projections have some.
+    /// Whether biases are refitted too, where projections have some, and norms after sums.
     pub biases: bool,
     /// Whether a writer before dropped layers changes by one map of what it gives, ΔW = T·W with T
     /// fitted to X·Wᵀ in place of X (ReplaceMe, arXiv 2505.02819), which ΔW contains.
@@ -106,6 +106,7 @@ impl Reconstruction for LeastSquares {
         let sweep = Sweep {
             reference: self.target,
             holds_out: self.ridge.is_none(),
+            norms: self.writers && self.biases,
         };
         editor.for_each_projection(sweep, &mut |editor, stats| self.visit(editor, stats))
     }
@@ -114,15 +115,15 @@ impl Reconstruction for LeastSquares {
 impl LeastSquares {
     fn visit(&self, editor: &mut StudentEditor, stats: &ProjectionStats) -> Result<()> {
         let is_norm = stats.projections.roles == [Role::SUM_NORM];
-        let is_asked = match is_norm || stats.projections.is_writer {
+        if is_norm {
+            return refit_sum_norm(editor, stats);
+        }
+        let is_asked = match stats.projections.is_writer {
             true => self.writers,
             false => self.readers,
         };
         if !is_asked {
             return Ok(());
-        }
-        if is_norm {
-            return refit_sum_norm(editor, stats);
         }
         if stats.projections.roles == [Role::HEAD]
             && let Some(head) = editor.tied_head()?
@@ -130,8 +131,7 @@ impl LeastSquares {
             let refitted = head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?;
             return refit_tied(editor, &refitted);
         }
-        let places = places_of(editor, stats);
-        let shifts = self.shifts(editor, &places, &stats.projections);
+        let shifts = self.shifts(editor, &stats.projections);
         let (mut fit, change) = match self.folded && is_before_dropped(editor, stats) {
             true => self.solve_folded(editor, stats, shifts)?,
             false => self.solve(stats, shifts)?,
@@ -145,7 +145,7 @@ impl LeastSquares {
         let Some(change) = change else {
             return Ok(());
         };
-        for at in places {
+        for at in editor.places_of(&stats.projections) {
             for &role in &stats.projections.roles {
                 if editor.has(at, role, ParamKind::Weight) {
                     refit(editor, (at, role), stats, (&change, is_again))?;
@@ -157,9 +157,9 @@ impl LeastSquares {
 
     /// Whether biases of these projections are refitted: what an expert adds is weighted, its bias
     /// too.
-    fn shifts(&self, editor: &StudentEditor, places: &[At], projections: &ProjectionSet) -> bool {
+    fn shifts(&self, editor: &StudentEditor, projections: &ProjectionSet) -> bool {
         let is_weighted = projections.is_writer && matches!(projections.at, At::Unit { .. });
-        self.biases && !is_weighted && have_biases(editor, places, &projections.roles)
+        self.biases && !is_weighted && editor.have_biases(projections)
     }
 
     /// The same of T, as ΔW = T·W.
@@ -181,6 +181,7 @@ impl LeastSquares {
                 .map(|held_out| seen_behind(held_out, &weight_ec))
                 .transpose()?,
             scale: stats.scale,
+            about_means: stats.about_means,
         };
         let (fit, change) = self.solve(&given, shifts)?;
         let folded = change.map(|change| -> Result<Change> {
@@ -202,20 +203,14 @@ impl LeastSquares {
         last.map_or(0.0, |last| last.after)
     }
 
-    /// The share of R that no ΔW and Δb make up for, on tokens that they were not fitted to, where
-    /// the readers are those of a part of the student.
-    pub(super) fn untold(
-        &self,
-        editor: &StudentEditor,
-        at: At,
-        stats: &ProjectionStats,
-    ) -> Result<f64> {
-        let shifts = self.shifts(editor, &[at], &stats.projections);
+    /// The share of R that no ΔW and Δb make up for, on tokens that they were not fitted to.
+    pub(super) fn untold(&self, editor: &StudentEditor, stats: &ProjectionStats) -> Result<f64> {
+        let shifts = self.shifts(editor, &stats.projections);
         Ok(self.solve(stats, shifts)?.0.lacking())
     }
 
-    /// What the fit is worth, and ΔW [E, C]: none where it is zero, or helps nothing that it was
-    /// not fitted to.
+    /// What the fit is worth, and ΔW [E, C] with Δb [E]: none where it is zero, or helps nothing
+    /// that it was not fitted to.
     fn solve(&self, stats: &ProjectionStats, shifts: bool) -> Result<(Fit, Option<Change>)> {
         let all = &stats.all;
         let (judge, ridge, left) = match (self.ridge, &stats.held_out) {
@@ -226,9 +221,11 @@ impl LeastSquares {
             (ridge, _) => (all, Some(ridge.unwrap_or(USUAL)), all.r_squared),
         };
         let change = ridge.map(|ridge| solved(all, ridge, shifts));
+        let change = change.transpose()?.map(|it| it.or_refused(self.ridge));
         let change = change.transpose()?.flatten();
         let left = match (&stats.held_out, &change) {
             (None, Some(it)) => all.remaining(&it.delta_ec, it.shift_e.as_ref())?,
+            (_, None) => judge.r_squared,
             _ => left,
         };
         let n_tokens = judge.n_tokens.max(1) as f64;

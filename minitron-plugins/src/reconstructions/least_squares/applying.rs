@@ -3,7 +3,7 @@
 use minitron_core::error::Result;
 use minitron_core::reconstruct::{Moments, ProjectionStats, StudentEditor};
 use minitron_core::spec::{At, ParamKind, Role};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::solving::Change;
 
@@ -23,14 +23,6 @@ pub(super) fn refit_tied(
     Ok(())
 }
 
-/// Experts read the same input, each for some tokens.
-pub(super) fn places_of(editor: &StudentEditor, stats: &ProjectionStats) -> Vec<At> {
-    match stats.projections.is_writer {
-        true => vec![stats.projections.at],
-        false => editor.spec().with_units(stats.projections.at),
-    }
-}
-
 pub(super) fn refit(
     editor: &mut StudentEditor,
     (at, role): (At, Role),
@@ -47,17 +39,23 @@ pub(super) fn refit(
         // Δ says what plain readers lack, and those of an earlier sweep have theirs already.
         (false, None) => editor.refit_reader(at, role, delta_ec, is_again)?,
     }
-    let Some(shift_e) = &change.shift_e else {
-        return Ok(());
+    let is_writer = stats.projections.is_writer;
+    let shift_e = match &change.shift_e {
+        Some(shift_e) => shift_e.shallow_clone(),
+        // Readers begin anew, their biases with them.
+        None if is_again && !is_writer && editor.has(at, role, ParamKind::Bias) => {
+            Tensor::f_zeros([stats.all.r_sum_e.size1()?], (Kind::Double, Device::Cpu))?
+        }
+        None => return Ok(()),
     };
-    match (stats.projections.is_writer, stats.projections.from) {
+    match (is_writer, stats.projections.from) {
         (true, _) => {
             let shift_e = shift_e.f_div_scalar(stats.scale)?;
             let bias_e = editor.read(at, role, ParamKind::Bias)?.f_add(&shift_e)?;
             editor.replace(at, role, ParamKind::Bias, &bias_e)
         }
-        (false, Some(from)) => editor.shift_taken_reader(at, role, shift_e, from),
-        (false, None) => editor.shift_reader(at, role, shift_e, is_again),
+        (false, Some(from)) => editor.shift_taken_reader(at, role, &shift_e, from),
+        (false, None) => editor.shift_reader(at, role, &shift_e, is_again),
     }
 }
 

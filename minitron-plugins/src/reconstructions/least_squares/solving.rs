@@ -1,8 +1,8 @@
 //! Ridge regression from sums over tokens.
 
-use minitron_core::error::Result;
+use minitron_core::error::{Error, Result};
 use minitron_core::reconstruct::{Moments, ProjectionStats, StudentEditor};
-use minitron_core::spec::{At, ParamKind, Role};
+use minitron_core::spec::At;
 use tch::{Kind, Tensor};
 
 /// What projections gain.
@@ -11,6 +11,30 @@ pub(super) struct Change {
     pub delta_ec: Tensor,
     /// Δb, or what readers lack beside it; none where biases stay.
     pub shift_e: Option<Tensor>,
+}
+
+/// What became of a regression.
+pub(super) enum Solved {
+    Change(Change),
+    /// Nothing is lacking, or nothing to tell it from.
+    Nothing,
+    /// Some of X tells the rest, to all digits but those that rounding made, and the ridge is
+    /// smaller than these.
+    Singular,
+}
+
+impl Solved {
+    /// What projections gain; with a ridge that was asked for, one that is too small is refused.
+    pub fn or_refused(self, asked: Option<f64>) -> Result<Option<Change>> {
+        match (self, asked) {
+            (Solved::Change(change), _) => Ok(Some(change)),
+            (Solved::Singular, Some(ridge)) => Err(Error::Recipe(format!(
+                "least_squares: ridge={ridge:e} is too small where some of what a projection \
+                 reads tells the rest; take a larger one"
+            ))),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// What X·Wᵀ shows in place of X.
@@ -36,7 +60,7 @@ pub(super) fn best_ridge(
 ) -> Result<(Option<f64>, f64)> {
     let (mut best, mut least) = (None, held_out.r_squared);
     for ridge in [1.0, 1e-1, 1e-2, 1e-3, 1e-4] {
-        let Some(change) = solved(fitted_to, ridge, shifts)? else {
+        let Solved::Change(change) = solved(fitted_to, ridge, shifts)? else {
             break;
         };
         let left = held_out.remaining(&change.delta_ec, change.shift_e.as_ref())?;
@@ -51,15 +75,23 @@ pub(super) fn best_ridge(
     Ok((best, least))
 }
 
-/// None where nothing is lacking, or the sums cannot be divided by.
-pub(super) fn solved(moments: &Moments, ridge: f64, shifts: bool) -> Result<Option<Change>> {
+/// ΔW and, with `shifts`, Δb at this ridge.
+///
+/// # Errors
+/// `Data` where sums are not finite.
+pub(super) fn solved(moments: &Moments, ridge: f64, shifts: bool) -> Result<Solved> {
     let centred = shifts.then(|| moments.centred()).transpose()?;
     let sums = centred.as_ref().unwrap_or(moments);
     let diagonal_c = sums.xx_cc.f_diagonal(0, 0, 1)?;
     let mean = diagonal_c.f_mean(Kind::Double)?.f_double_value(&[])?;
     let most = sums.rx_ec.f_abs()?.f_max()?.f_double_value(&[])?;
+    if !most.is_finite() || !mean.is_finite() {
+        let message = "least_squares: activations are not finite on this text; if they overflow, \
+                       take --dtype f32";
+        return Err(Error::Data(message.into()));
+    }
     if most == 0.0 || mean == 0.0 {
-        return Ok(None);
+        return told_by_none(moments, shifts);
     }
     // In place: squares of wide projections are large.
     let rx_ce = sums.rx_ec.f_transpose(0, 1)?.copy();
@@ -68,16 +100,29 @@ pub(super) fn solved(moments: &Moments, ridge: f64, shifts: bool) -> Result<Opti
         None => moments.xx_cc.copy(),
     };
     let _ = ridged_cc.f_diagonal(0, 0, 1)?.f_add_scalar_(ridge * mean)?;
-    // X may be constant, or some of it tell the rest, to all digits but those that rounding made.
     let Ok(lower_cc) = ridged_cc.f_linalg_cholesky(false) else {
-        return Ok(None);
+        return Ok(Solved::Singular);
     };
     drop(ridged_cc);
     let delta_ec = rx_ce
         .f_cholesky_solve(&lower_cc, false)?
         .f_transpose(0, 1)?;
     let shift_e = shifts.then(|| moments.shift(&delta_ec)).transpose()?;
-    Ok(Some(Change { delta_ec, shift_e }))
+    Ok(Solved::Change(Change { delta_ec, shift_e }))
+}
+
+/// Where X says nothing of R: its mean, where a bias can hold it.
+fn told_by_none(moments: &Moments, shifts: bool) -> Result<Solved> {
+    let delta_ec = moments.rx_ec.f_zeros_like()?;
+    let shift_e = moments.shift(&delta_ec)?;
+    let is_lacking = shift_e.f_abs()?.f_max()?.f_double_value(&[])? > 0.0;
+    Ok(match shifts && is_lacking {
+        true => Solved::Change(Change {
+            delta_ec,
+            shift_e: Some(shift_e),
+        }),
+        false => Solved::Nothing,
+    })
 }
 
 /// Whether layers were dropped behind a writer.
@@ -88,13 +133,4 @@ pub(super) fn is_before_dropped(editor: &StudentEditor, stats: &ProjectionStats)
     let is_last = sublayer + 1 == editor.spec().places(layer).count();
     let is_cut = editor.source_layer(layer) + 1 < editor.source_layer(layer + 1);
     stats.projections.is_writer && is_last && is_cut
-}
-
-/// Whether all of these projections that there are have biases.
-pub(super) fn have_biases(editor: &StudentEditor, places: &[At], roles: &[Role]) -> bool {
-    let all = places
-        .iter()
-        .flat_map(|&at| roles.iter().map(move |&role| (at, role)));
-    let mut all = all.filter(|&(at, role)| editor.has(at, role, ParamKind::Weight));
-    all.all(|(at, role)| editor.has(at, role, ParamKind::Bias))
 }
