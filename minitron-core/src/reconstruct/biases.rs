@@ -31,7 +31,7 @@ impl StudentEditor<'_> {
     }
 
     /// Shifts the bias of a projection that reads the stream by what its input lacks on average:
-    /// b + W_all·s, with s [E] over all the teacher's channels and W_all as
+    /// b + W_all·s, with s over all the teacher's channels and W_all as
     /// [`refit_reader`](Self::refit_reader) has it; b is the bias as it is, or as it was pruned
     /// where it was shifted before.
     ///

@@ -137,7 +137,7 @@ impl Moments {
         Ok(())
     }
 
-    /// ‖R − X·ΔWᵀ − 1·Δbᵀ‖² once ΔW [E, C] and Δb [E], where there is one, are added to the writer,
+    /// ‖R − X·ΔWᵀ − 1·Δbᵀ‖² once ΔW [E, C] and Δb, where there is one, are added to the writer,
     /// or R predicted by them at readers.
     pub fn remaining(&self, delta_ec: &Tensor, shift_e: Option<&Tensor>) -> Result<f64> {
         let cross = total(&delta_ec.f_mul(&self.rx_ec)?)?;

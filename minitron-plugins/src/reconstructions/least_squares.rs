@@ -209,7 +209,7 @@ impl LeastSquares {
         Ok(self.solve(stats, shifts)?.0.lacking())
     }
 
-    /// What the fit is worth, and ΔW [E, C] with Δb [E]: none where it is zero, or helps nothing
+    /// What the fit is worth, and ΔW [E, C] with Δb: none where it is zero, or helps nothing
     /// that it was not fitted to.
     fn solve(&self, stats: &ProjectionStats, shifts: bool) -> Result<(Fit, Option<Change>)> {
         let all = &stats.all;
