@@ -11,15 +11,17 @@ use crate::prune::PrunedView;
 use crate::spec::{At, HIDDEN, Param, ParamKind, Role};
 
 impl StudentEditor<'_> {
-    /// Whether all of these projections of the student that there are have biases.
+    /// Whether all of these projections of the student that there are have biases, and there are
+    /// some.
     pub fn have_biases(&self, projections: &ProjectionSet) -> bool {
         let places = self.places_of(projections);
         let roles = &projections.roles;
         let all = places
             .iter()
             .flat_map(|&at| roles.iter().map(move |&role| (at, role)));
-        let mut all = all.filter(|&(at, role)| self.has(at, role, ParamKind::Weight));
-        all.all(|(at, role)| self.has(at, role, ParamKind::Bias))
+        let all = all.filter(|&(at, role)| self.has(at, role, ParamKind::Weight));
+        let mut all = all.peekable();
+        all.peek().is_some() && all.all(|(at, role)| self.has(at, role, ParamKind::Bias))
     }
 
     /// Where these projections are: experts read the same input, each for some tokens.

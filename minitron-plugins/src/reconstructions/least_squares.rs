@@ -27,9 +27,9 @@ use solving::{Change, USUAL, best_ridge, is_before_dropped, seen_behind, solved}
 /// The ridge λ pulls towards the kept weights, so ΔW is 0 where nothing is lacking. Where none is
 /// given, every projection takes the λ of 1e-4, 1e-3, 1e-2, 1e-1 and 1 that leaves least of R on
 /// every fourth batch when fitted to the others; where none leaves less than was lacking before, or
-/// XᵀX + λ·m·I has no Cholesky factor in f64, the projection stays as it is. A text of less than
-/// four batches takes 1e-3. Where a projection has a bias, X and R are taken less their means over
-/// tokens, and b becomes b + mean(R) − ΔW·mean(X).
+/// XᵀX + λ·m·I has no Cholesky factor in f64, the projection stays as it is (a given λ is refused).
+/// A text of less than four batches takes 1e-3. Where a projection has a bias, X and R are taken
+/// less their means over tokens, and b becomes b + mean(R) − ΔW·mean(X).
 ///
 /// Aimed at the teacher it repairs dropped channels and layers too: an MLP before dropped layers is
 /// fitted to the stream after them.
