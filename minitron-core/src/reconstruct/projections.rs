@@ -146,10 +146,9 @@ impl Moments {
         let Some(shift_e) = shift_e else {
             return Ok(remaining);
         };
-        let unexplained_e = self.r_sum_e.f_sub(&delta_ec.f_matmul(&self.x_sum_c)?)?;
-        let cross = total(&shift_e.f_mul(&unexplained_e)?)?;
+        let cross = total(&shift_e.f_mul(&self.shift(delta_ec)?)?)?;
         let square = total(&shift_e.f_square()?)?;
-        Ok(remaining - 2.0 * cross + self.n_tokens as f64 * square)
+        Ok(remaining + self.n_tokens as f64 * (square - 2.0 * cross))
     }
 
     /// What is left to say of R where ΔW [E, C] says its part, on average: the Δb that is best

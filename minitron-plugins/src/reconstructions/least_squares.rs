@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 mod applying;
 mod solving;
 
-use applying::{refit, refit_sum_norm, refit_tied};
+use applying::{refit, refit_norm, refit_sum_norm};
 use solving::{Change, USUAL, best_ridge, is_before_dropped, seen_behind, solved};
 
 /// Refits every projection that writes to the residual stream or reads it, front to back, on the
@@ -129,7 +129,7 @@ impl LeastSquares {
             && let Some(head) = editor.tied_head()?
         {
             let refitted = head.refit(&stats.all, self.ridge.unwrap_or(USUAL))?;
-            return refit_tied(editor, &refitted);
+            return refit_norm(editor, (At::Model, Role::FINAL_NORM), &refitted);
         }
         let shifts = self.shifts(editor, &stats.projections);
         let (mut fit, change) = match self.folded && is_before_dropped(editor, stats) {

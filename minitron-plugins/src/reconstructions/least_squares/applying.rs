@@ -7,12 +7,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::solving::Change;
 
-/// The final norm of a head that is the token table: its gain, and what it adds.
-pub(super) fn refit_tied(
+/// A norm: its gain, and what it adds.
+pub(super) fn refit_norm(
     editor: &mut StudentEditor,
+    (at, role): (At, Role),
     (factor_k, added_k): &(Tensor, Option<Tensor>),
 ) -> Result<()> {
-    let (at, role) = (At::Model, Role::FINAL_NORM);
     let gain_k = editor.gain(at, role)?.f_mul(factor_k)?;
     editor.set_gain(at, role, &gain_k)?;
     if let Some(added_k) = added_k {
@@ -71,15 +71,7 @@ pub(super) fn refit_sum_norm(editor: &mut StudentEditor, stats: &ProjectionStats
         }
     }
     let (slope_k, shift_k) = line(&stats.all, shifts)?;
-    let factor_k = slope_k.f_add_scalar(1.0)?;
-    let gain_k = editor.gain(at, role)?.f_mul(&factor_k)?;
-    editor.set_gain(at, role, &gain_k)?;
-    if let Some(shift_k) = shift_k {
-        let bias_k = editor.read(at, role, ParamKind::Bias)?;
-        let bias_k = bias_k.f_mul(&factor_k)?.f_add(&shift_k)?;
-        editor.replace(at, role, ParamKind::Bias, &bias_k)?;
-    }
-    Ok(())
+    refit_norm(editor, (at, role), &(slope_k.f_add_scalar(1.0)?, shift_k))
 }
 
 /// The slope and, with `shifts`, the height of R over X, channel by channel; 0 where X is constant.
