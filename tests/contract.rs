@@ -125,6 +125,7 @@ const BUILT_IN: [(Kind, &[&str]); 9] = [
             "hidden_state",
             "mlp_input",
             "neuron_clone",
+            "pooled_state",
             "torchscript_states",
         ],
     ),

@@ -434,7 +434,7 @@ fn cloned_neurons_and_their_gradients_are_those_of_pytorch() {
 
 /// A case of the fixture: the plugin, whether the models are causal, channels of a head in student
 /// and teacher.
-const STATE_LOSSES: [(&str, &str, bool, [usize; 2]); 12] = [
+const STATE_LOSSES: [(&str, &str, bool, [usize; 2]); 15] = [
     ("cosine", "hidden_state", true, [3, 3]),
     ("cosine_filled", "mlp_input", true, [3, 3]),
     ("cosine_filled", "embedding", false, [3, 3]),
@@ -442,6 +442,14 @@ const STATE_LOSSES: [(&str, &str, bool, [usize; 2]); 12] = [
     ("mse_filled", "hidden_state:distance=mse", true, [3, 3]),
     ("mse_filled", "mlp_input:distance=mse", false, [3, 3]),
     ("mse_filled", "neuron_clone", true, [3, 3]),
+    ("embedding_cosine", "pooled_state", false, [3, 3]),
+    ("embedding_cosine_filled", "pooled_state", false, [3, 3]),
+    (
+        "embedding_mse_cls_filled",
+        "pooled_state:distance=mse,pooling=cls",
+        true,
+        [3, 3],
+    ),
     // Three heads of the student's; the teacher's six of four channels are taken two by two.
     ("relation_3_heads_of_6", "attention_relation", false, [4, 4]),
     (

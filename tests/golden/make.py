@@ -662,6 +662,20 @@ def mse(s, t, seen):
     return F.mse_loss(s[seen], t[seen])
 
 
+def embedding(distance, pooling):
+    """Of a sentence at a time, counted by its tokens."""
+
+    def loss(s, t, seen):
+        values = []
+        for one, other, kept in zip(s, t, seen):
+            student, teacher = (x[kept].mean(0) if pooling == "mean" else x[kept][0] for x in (one, other))
+            value = F.mse_loss(student, teacher) if distance == "mse" else 1 - F.cosine_similarity(student, teacher, dim=0)
+            values.append(kept.sum() * value)
+        return torch.stack(values).sum() / seen.sum()
+
+    return loss
+
+
 def relation(n_heads, causal):
     """MiniLMv2, position after position: sample, head and query at a time, over the keys that it may relate to."""
 
@@ -687,6 +701,9 @@ STATE_LOSSES = {
     "cosine_filled": (6, 6, ENDS_FILLED, cosine),
     "mse": (6, 6, ALL_SEEN, mse),
     "mse_filled": (6, 6, ENDS_FILLED, mse),
+    "embedding_cosine": (6, 6, ALL_SEEN, embedding("cosine", "mean")),
+    "embedding_cosine_filled": (6, 6, ENDS_FILLED, embedding("cosine", "mean")),
+    "embedding_mse_cls_filled": (6, 6, ENDS_FILLED, embedding("mse", "cls")),
     "relation_3_heads_of_6": (12, 24, ALL_SEEN, relation(3, causal=False)),
     "relation_3_heads_of_6_causal": (12, 24, ALL_SEEN, relation(3, causal=True)),
     "relation_common_divisor": (12, 18, ENDS_FILLED, relation(2, causal=False)),

@@ -77,21 +77,35 @@ impl Pooling {
         }
     }
 
-    /// [B, E] of [B, T, E]; padding does not count.
-    fn pool(self, hidden_bte: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
-        let mean = [1i64].as_slice();
-        Ok(match (self, attention_mask_bt) {
-            (Pooling::Cls, _) => hidden_bte.f_select(1, 0)?,
-            (Pooling::Mean, None) => hidden_bte.f_mean_dim(mean, false, Kind::Float)?,
-            (Pooling::Mean, Some(attention_mask_bt)) => {
-                let seen_bt1 = attention_mask_bt.f_unsqueeze(-1)?.f_to_kind(Kind::Float)?;
-                let sum_be =
-                    hidden_bte
-                        .f_mul(&seen_bt1)?
-                        .f_sum_dim_intlist(mean, false, Kind::Float)?;
-                sum_be.f_div(&seen_bt1.f_sum_dim_intlist(mean, false, Kind::Float)?)?
-            }
-        })
+    /// [B, E] of [B, T, E]; padding does not count, whatever stands there. Zeros of a sequence
+    /// without tokens.
+    ///
+    /// # Errors
+    /// `Tensor` where the mask has another shape.
+    pub fn pool(self, hidden_bte: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
+        let kind = hidden_bte.f_kind()?;
+        let over_tokens = [1i64].as_slice();
+        let Some(attention_mask_bt) = attention_mask_bt else {
+            return Ok(match self {
+                Pooling::Cls => hidden_bte.f_select(1, 0)?,
+                Pooling::Mean => hidden_bte.f_mean_dim(over_tokens, false, kind)?,
+            });
+        };
+        let seen_bt = attention_mask_bt.f_to_kind(Kind::Bool)?;
+        let counted_bt = match self {
+            Pooling::Mean => seen_bt,
+            // The one token that is seen, and before which none is.
+            Pooling::Cls => seen_bt
+                .f_cumsum(1, Kind::Int64)?
+                .f_eq(1)?
+                .f_logical_and(&seen_bt)?,
+        };
+        let n_b1 = counted_bt.f_sum_dim_intlist(over_tokens, true, kind)?;
+        let passed_over_bt1 = counted_bt.f_logical_not()?.f_unsqueeze(-1)?;
+        let sum_be = hidden_bte
+            .f_masked_fill(&passed_over_bt1, 0.0)?
+            .f_sum_dim_intlist(over_tokens, false, kind)?;
+        Ok(sum_be.f_div(&n_b1.f_clamp_min(1.0)?)?)
     }
 }
 

@@ -24,25 +24,37 @@ impl Distance {
     /// carries no gradient.
     ///
     /// # Errors
-    /// `Plugin` when the states are not of one shape: the engine projects the student's first.
+    /// As [`alike`].
     pub(super) fn between(self, tag: &str, student: &States, teacher: &States) -> Result<Tensor> {
+        alike(tag, student, teacher)?;
         let student_nc = widened(&student.rows()?)?;
         let teacher_nc = widened(&teacher.rows()?.f_detach()?)?;
-        if student_nc.size() != teacher_nc.size() {
-            let (expected, found) = (teacher_nc.size(), student_nc.size());
-            return Err(mismatch(
-                tag,
-                format!(
-                    "expected states as the teacher's, [tokens, width] {expected:?}, got {found:?}"
-                ),
-            ));
-        }
-        let loss_n = match self {
-            Distance::Cosine => one_minus_cos(&student_nc, &teacher_nc)?,
-            Distance::Mse => mean_square(&student_nc, &teacher_nc)?,
-        };
+        let loss_n = self.of_rows(&student_nc, &teacher_nc)?;
         let n_tokens = loss_n.size1()?.max(1);
         Ok(loss_n.f_sum(loss_n.f_kind()?)?.f_div_scalar(n_tokens)?)
+    }
+
+    /// Of rows [N, C] of one size, [N].
+    pub(super) fn of_rows(self, a_nc: &Tensor, b_nc: &Tensor) -> Result<Tensor> {
+        match self {
+            Distance::Cosine => one_minus_cos(a_nc, b_nc),
+            Distance::Mse => mean_square(a_nc, b_nc),
+        }
+    }
+}
+
+/// Refuses states that are not of one shape.
+///
+/// # Errors
+/// `Plugin`: the engine projects the student's first, where a loss asks it to.
+pub(super) fn alike(tag: &str, student: &States, teacher: &States) -> Result<()> {
+    let (found, expected) = (student.x_btc.size(), teacher.x_btc.size());
+    match found == expected {
+        true => Ok(()),
+        false => Err(mismatch(
+            tag,
+            format!("expected states as the teacher's, {expected:?}, got {found:?}"),
+        )),
     }
 }
 

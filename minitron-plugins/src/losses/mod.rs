@@ -14,6 +14,7 @@ mod logit_cosine;
 mod logit_mse;
 mod mlp_input;
 mod neuron_clone;
+mod pooled_state;
 mod relations;
 mod reverse_kl;
 mod top_k_kl;
