@@ -24,6 +24,8 @@ mod draws;
 mod experts;
 /// Continuations with and without the key/value cache.
 mod generation;
+/// What pruning says of held-out text.
+mod held_out;
 /// What a training run keeps, whatever happens to it.
 mod keeping;
 /// Dropped layers merged into those before them.

@@ -21,7 +21,8 @@ fn ranks_reconstruct_to_the_bytes_of_one_process() {
         "--layers 1 --heal layer_merge --heal least_squares",
     ] {
         let command = format!(
-            "prune teacher --scores scores.safetensors --hidden 24 --mlp 24 {TEXT} {heal} --force"
+            "prune teacher --scores scores.safetensors --hidden 24 --mlp 24 {TEXT} {heal} \
+             --eval-data text.txt --eval-samples 5 --force"
         );
         succeeds(&workspace, 1, &format!("{command} --out 1"));
         let one = workspace.bytes("1/model.safetensors");
@@ -31,6 +32,9 @@ fn ranks_reconstruct_to_the_bytes_of_one_process() {
                 workspace.bytes(&format!("{n}/model.safetensors")) == one,
                 "{heal}: {n} ranks"
             );
+            let held_out = |n: usize| workspace.value(&format!("{n}/plan.json"))["held_out"].take();
+            assert!(held_out(1)["student"]["kl"].is_number());
+            assert_eq!(held_out(n), held_out(1), "{heal}: {n} ranks");
         }
     }
 }

@@ -57,8 +57,11 @@ enum MaskKey {
     Full,
     /// Positions that a query reaches, over the last so many keys.
     Window(i64, i64),
-    /// The same in blocks of so many queries.
-    Band(i64),
+    /// The same in blocks of queries, for so many sequences.
+    Band {
+        reach: i64,
+        n_batch: i64,
+    },
 }
 
 impl MixerContext {
@@ -231,7 +234,7 @@ impl MixerContext {
     /// # Errors
     /// As tensor operations do.
     pub fn band_mask(&self, n_batch: i64, block: i64, reach: i64) -> Result<Rc<Tensor>> {
-        self.cached(MaskKey::Band(reach), || {
+        self.cached(MaskKey::Band { reach, n_batch }, || {
             let (n_blocks, n_keys) = (blocks(self.n_tokens, block), self.keys_of_block(block));
             let (query_q, key_c) = (self.range(block, 2 * block)?, self.range(0, n_keys)?);
             let back_qc = query_q.f_unsqueeze(1)?.f_sub(&key_c.f_unsqueeze(0)?)?;

@@ -5,28 +5,42 @@ use std::rc::Rc;
 
 use super::editor::StudentEditor;
 use super::stream_state::{Embedded, StreamStore};
+use crate::calibrate::Calibration;
 use crate::error::Result;
 use crate::model::{Frame, Input};
+use crate::windows::Task;
 
 impl StudentEditor<'_> {
-    pub(super) fn frame(&self, of_student: bool, tokens: &BTreeSet<u32>) -> Result<Frame> {
+    /// What stands around the layers, with the rows of some tokens alone.
+    pub(super) fn frame(
+        &self,
+        of_student: bool,
+        tokens: &BTreeSet<u32>,
+        has_head: bool,
+    ) -> Result<Frame> {
         let options = self.load_options();
         match of_student {
-            true => Frame::open(&self.student()?, self.spec(), options, tokens, false),
-            false => Frame::open(self.teacher(), self.teacher_spec(), options, tokens, false),
+            true => Frame::open(&self.student()?, self.spec(), options, tokens, has_head),
+            false => {
+                let spec = self.teacher_spec();
+                Frame::open(self.teacher(), spec, options, tokens, has_head)
+            }
         }
     }
 
-    /// Token ids of this process's batches of the calibration text, embedded by student or
+    /// Token ids of this process's batches of a text, as its task has them, embedded by student or
     /// teacher.
-    pub(super) fn embedded(&self, of_student: bool) -> Result<Embedded> {
-        let calibration = self.calibration()?;
-        let windows = calibration.windows;
+    pub(super) fn embedded(&self, text: Calibration, of_student: bool) -> Result<Embedded> {
+        let windows = text.windows;
+        let task = text.task.unwrap_or(Task::States);
         let mut tokens = BTreeSet::new();
         for window in 0..windows.len() {
             tokens.extend(windows.window(window)?.iter().copied());
         }
-        let frame = self.frame(of_student, &tokens)?;
+        if let Task::Masked { mask, .. } = task {
+            tokens.insert(mask);
+        }
+        let frame = self.frame(of_student, &tokens, false)?;
         let name = match of_student {
             true => "student",
             false => "teacher",
@@ -38,13 +52,13 @@ impl StudentEditor<'_> {
             states: StreamStore::new(self.inputs.spill, name, keeps_entered)?,
             contexts: Vec::new(),
         };
-        for batch in calibration.own_batches() {
+        for chosen in text.own_batches() {
             let device = self.load_options().device;
-            let ids_bt = windows.batch(batch.clone(), device)?;
-            let positions_bt = windows.positions(batch, device)?;
-            let positions_bt = positions_bt.as_ref();
+            let batch = task.batch(windows, &chosen.collect::<Vec<_>>(), device)?;
+            let (ids_bt, positions_bt) = (&batch.ids_bt, batch.positions_bt.as_ref());
+            // Windows of a batch have one length.
             let input = Input {
-                ids_bt: &ids_bt,
+                ids_bt,
                 attention_mask_bt: None,
                 positions_bt,
             };

@@ -21,6 +21,7 @@ mod contributions;
 mod editor;
 mod embedded;
 mod half;
+mod held_out;
 mod kept;
 mod norm_inputs;
 mod projections;
@@ -43,6 +44,7 @@ mod weights;
 
 pub use contributions::SeenUnits;
 pub use editor::{ReconstructInputs, StudentEditor};
+pub use held_out::HeldOutMeans;
 pub use norm_inputs::{Look, NormSums};
 pub use projections::{Fit, HELD_OUT, Moments, ProjectionSet, ProjectionStats};
 pub use reconstruction::Reconstruction;

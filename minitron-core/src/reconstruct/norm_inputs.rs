@@ -31,7 +31,7 @@ impl StudentEditor<'_> {
     pub fn sum_over_norms<K: Ord + Clone>(&self, of: &mut Look<K>) -> Result<NormSums<K>> {
         let _no_grad = tch::no_grad_guard();
         let text = self.calibration()?;
-        let mut batches = self.embedded(false)?;
+        let mut batches = self.embedded(self.calibration()?, false)?;
         let n_layers = self.teacher_spec().n_layers();
         text.progress
             .start("look at norms, layers", n_layers as u64);

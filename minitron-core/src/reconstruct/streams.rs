@@ -241,7 +241,10 @@ impl Streams {
     /// After the last layer.
     fn head(&self, editor: &StudentEditor) -> Result<ProjectionStats> {
         let any = BTreeSet::from([0]);
-        let (student, teacher) = (editor.frame(true, &any)?, editor.frame(false, &any)?);
+        let (student, teacher) = (
+            editor.frame(true, &any, false)?,
+            editor.frame(false, &any, false)?,
+        );
         let projections = ProjectionSet {
             at: At::Model,
             roles: vec![Role::HEAD],
@@ -392,6 +395,6 @@ pub(super) fn entering(editor: &StudentEditor, of_student: bool) -> Result<Embed
     let name = if of_student { "student" } else { "teacher" };
     match editor.inputs.only {
         Some(only) => only.streams.copied(editor.inputs.spill, name),
-        None => editor.embedded(of_student),
+        None => editor.embedded(editor.calibration()?, of_student),
     }
 }

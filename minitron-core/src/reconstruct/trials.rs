@@ -51,7 +51,7 @@ impl<'a> LayerTrials<'a> {
     pub fn start(inputs: ReconstructInputs<'a>) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let whole = StudentEditor::new(inputs, Plan::default())?;
-        let streams = whole.embedded(false)?;
+        let streams = whole.embedded(whole.calibration()?, false)?;
         let any = BTreeSet::from([0]);
         let (source, spec) = (inputs.source, inputs.spec);
         let frame = Frame::open(source, spec, inputs.options, &any, true)?;

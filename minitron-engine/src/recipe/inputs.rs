@@ -94,6 +94,7 @@ impl Inputs<'_, '_> {
             self.written(table, blocks_path)?;
         }
         self.specs(&mut options.metrics)?;
+        self.data(&mut options.eval_data, &options.reconstruction.text)?;
         self.reconstruction(&mut options.reconstruction)
     }
 

@@ -84,7 +84,10 @@ impl Inputs {
             .for_each(|model| push(&mut self.models, model));
         match job {
             "eval" => add(&mut self.held_out, &options["data"]),
-            "score" | "prune" => add(&mut self.calibrated_on, &options["data"]),
+            "score" | "prune" => {
+                add(&mut self.calibrated_on, &options["data"]);
+                add(&mut self.held_out, &options["eval_data"]);
+            }
             "train" | "distill" | "scratch" | "search" => {
                 add(&mut self.trained_on, &options["data"]);
                 add(&mut self.held_out, &options["eval_data"]);

@@ -82,6 +82,7 @@ struct Recorded {
     n_params_source: Option<u64>,
     #[serde(default)]
     explained: BTreeMap<String, Explained>,
+    #[serde(rename = "healed")]
     reconstructed: Option<Value>,
 }
 

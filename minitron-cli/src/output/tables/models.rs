@@ -172,7 +172,35 @@ pub fn plan_table(report: &Value) -> String {
     }
     let devices = format!("\ntensor parallel: {}", tensor_parallel(report));
     let notes = devices + &clients(report) + &near_ties(&report["near_ties"]);
-    right_aligned(table) + &notes + &reconstruction(report)
+    right_aligned(table) + &notes + &reconstruction(report) + &held_out(&report["held_out"])
+}
+
+/// One line: what held-out text says of the original, the plain cut and the student.
+fn held_out(held_out: &Value) -> String {
+    let Some(n_tokens) = held_out["n_tokens"].as_u64() else {
+        return String::new();
+    };
+    let number = |value: &Value| value.as_f64().map(|number| format!("{number:.4}"));
+    let mut words = Vec::new();
+    if let Some(loss) = number(&held_out["loss_source"]) {
+        words.push(format!("source {loss}"));
+    }
+    let all = [("plain", "plain cut"), ("student", "student")];
+    let is_plain = held_out["plain"] == held_out["student"];
+    for (key, name) in all.into_iter().skip(usize::from(is_plain)) {
+        let (loss, kl) = (number(&held_out[key]["loss"]), number(&held_out[key]["kl"]));
+        if let (Some(loss), Some(kl)) = (loss, kl) {
+            words.push(format!("{name} {loss}, KL {kl}"));
+        } else if let Some(cosine) = number(&held_out[key]["cosine"]) {
+            words.push(format!("{name} {cosine}"));
+        }
+    }
+    let what = match held_out["loss_source"] {
+        Value::Null => "cosine to the source",
+        _ => "loss",
+    };
+    let words = words.join("; ");
+    format!("\nheld out, {n_tokens} tokens, {what}: {words}")
 }
 
 /// One line: what was done, and how much is left of what the median projection lacked.

@@ -115,8 +115,8 @@ fn bounded(
         return Ok(None);
     };
     let n_windows = options.reconstruction.batch_size.min(windows.len());
-    let n_tokens = (n_windows * windows.width()) as u64;
-    Forecast::new(context, (folder, &folder.spec), n_tokens).check(context, limit)?;
+    let n_tokens = Some((n_windows * windows.width()) as u64);
+    Forecast::new(context, (folder, &folder.spec), (n_tokens, None)).check(context, limit)?;
     WaitingRoom::open(context, Some(out)).map(Some)
 }
 

@@ -69,15 +69,16 @@ impl Drop for WaitingRoom {
     }
 }
 
-/// What a reconstruction takes at most beside the program, while streams and replaced weights wait
-/// in a folder.
+/// What texts take at most beside the program, while streams and replaced weights wait in a folder.
 pub(crate) struct Forecast {
-    /// A layer as it was turned, and the basis.
+    /// A layer as it was turned, and the basis; nothing where nothing is reconstructed.
     turned: u64,
     /// A batch on its way through a layer, the layer of teacher and student, and sums.
     pass: u64,
     /// What is solved with them, or the basis is found with, or a head is refitted in.
     squares: u64,
+    /// A batch of held-out text on its way, or what makes logits of both.
+    held_out: u64,
     n_tokens: u64,
 }
 
@@ -86,20 +87,27 @@ pub(crate) struct Forecast {
 const SOLVED: u64 = 5;
 /// Covariance, what readers need of it, their roots, eigenvectors and libtorch's room for them.
 const BASIS: u64 = 14;
+/// Logits of some rows in f32, of both models, their logarithms and what compares them.
+const LOGITS: u64 = 6;
+const CHUNK_BYTES: u64 = 32 << 20;
 /// Rows of a weight that are refitted together.
 const ROWS: u64 = ROWS_AT_ONCE as u64;
 
 impl Forecast {
-    /// From sizes alone: N tokens a batch, E channels, K of them kept, C inputs of the widest
-    /// writer.
-    pub fn new(context: &Context, (source, student): (&ModelFolder, &ModelSpec), n: u64) -> Self {
+    /// From sizes alone: N tokens a batch of the calibration text and of held-out text, E channels,
+    /// K of them kept, C inputs of the widest writer.
+    pub fn new(
+        context: &Context,
+        (source, student): (&ModelFolder, &ModelSpec),
+        (n, n_held_out): (Option<u64>, Option<u64>),
+    ) -> Self {
         let spec = &source.spec;
         let element = context.kind.elt_size_in_bytes() as u64;
         let (hidden, kept) = (spec.size(HIDDEN) as u64, student.size(HIDDEN) as u64);
         let (inside, width) = (widest(spec, ModelSpec::held_inside), writers(student));
         let layer = |spec| widest(spec, ModelSpec::n_layer_params);
         let stored = stored_bytes(source);
-        let (turned, basis) = match kept < hidden {
+        let (turned, basis) = match kept < hidden && n.is_some() {
             true => (
                 layer(spec) * stored + 2 * 8 * hidden * hidden,
                 8 * (BASIS * hidden * hidden + 2 * ROWS * hidden),
@@ -111,18 +119,23 @@ impl Forecast {
         let sums = (2 * 8 + 4) * (width * width + width * kept).max(kept * kept + hidden * kept);
         // A tensor of a layer stands beside itself in f64, and as it was turned there.
         let opened = 3 * 8 * largest(source);
-        let pass = n * of_token * 4 + (layer(spec) + layer(student)) * element + opened + sums;
+        let layers = (layer(spec) + layer(student)) * element + opened;
+        let pass = n.map_or(0, |n| n * of_token * 4 + layers + sums);
         let square = |c: u64, r: u64| 8 * (SOLVED * c * c + 6 * c * r);
         let head = match student.has_own_head() {
             true => 3 * stored * rows_of_head(student) * kept,
             false => 8 * 8 * hidden * hidden,
         };
         let readers = square(kept, hidden) + ROWS * 8 * 2 * (hidden + kept) + head;
+        let squares = square(width, kept).max(readers).max(basis);
+        let heads = spec.options.vocab as u64 * (hidden + kept) * (element + stored);
+        let logits = heads + LOGITS * CHUNK_BYTES;
         Forecast {
             turned,
             pass,
-            squares: square(width, kept).max(readers).max(basis),
-            n_tokens: n,
+            squares: n.map_or(0, |_| squares),
+            held_out: n_held_out.map_or(0, |n| n * of_token * 4 + layers.max(logits)),
+            n_tokens: n.max(n_held_out).unwrap_or(0),
         }
     }
 
@@ -132,7 +145,8 @@ impl Forecast {
     /// `Recipe` with what is needed.
     pub fn check(&self, context: &Context, Bytes(given): Bytes) -> Result<()> {
         let taken = peak_bytes().saturating_add(LIBRARY_BYTES);
-        let at_work = self.turned.saturating_add(self.pass.max(self.squares));
+        let most = self.pass.max(self.squares).max(self.held_out);
+        let at_work = self.turned.saturating_add(most);
         let needed = taken.saturating_add(at_work);
         if needed <= given {
             context
@@ -140,10 +154,15 @@ impl Forecast {
                 .note(&format!("memory: at most {}", mib(needed)));
             return Ok(());
         }
+        let of_held_out = match self.held_out {
+            0 => String::new(),
+            held_out => format!(" or {} for held-out text", mib(held_out)),
+        };
         Err(Error::Recipe(format!(
             "max_memory: reconstructing this model needs {} ({} for the program, {} for a turned \
              layer, then {} for a batch of {} tokens in its widest layer or {} for what is \
-             solved), {} were given; a smaller --batch-size needs less, --reconstruct none least",
+             solved{of_held_out}), {} were given; a smaller --batch-size needs less, \
+             --reconstruct none least",
             mib(needed),
             mib(taken),
             mib(self.turned),

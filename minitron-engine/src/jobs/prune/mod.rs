@@ -1,6 +1,7 @@
 //! `prune`: rank, plan, slice, reconstruct, write.
 
 pub(crate) mod errors;
+mod held_out;
 pub(crate) mod memory;
 pub(crate) mod options;
 pub(crate) mod planning;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use self::errors::with_errors;
+use self::held_out::{HeldOutText, measured};
 use self::memory::{Forecast, WaitingRoom, within};
 use self::planning::{Decision, decide};
 use self::reconstruction::note;
@@ -71,18 +73,23 @@ impl PruneOptions {
         &self,
         context: &Context,
         models: (&ModelFolder, &ModelSpec),
-        windows: Option<&Windows>,
+        texts: Texts,
         out: Option<&Path>,
     ) -> Result<(WriteOptions, Option<WaitingRoom>)> {
         let writing = within(self.max_memory, &models.0.checkpoint.tensors)?;
-        let (Some(limit), Some(windows)) = (self.max_memory, windows) else {
+        let looks_at_text = self.reconstruction.looks_at_text(context)?;
+        let calibration = texts.calibration.filter(|_| looks_at_text);
+        let held_out = texts.held_out.map(|text| &text.windows);
+        let Some(limit) = self.max_memory else {
             return Ok((writing, None));
         };
-        if !self.reconstruction.looks_at_text(context)? {
+        if calibration.is_none() && held_out.is_none() {
             return Ok((writing, None));
         }
-        let n_tokens = self.reconstruction.batch_size.min(windows.len()) * windows.width();
-        Forecast::new(context, models, n_tokens as u64).check(context, limit)?;
+        let batch_size = self.reconstruction.batch_size;
+        let of_batch = |windows: &Windows| (batch_size.min(windows.len()) * windows.width()) as u64;
+        let of_texts = (calibration.map(of_batch), held_out.map(of_batch));
+        Forecast::new(context, models, of_texts).check(context, limit)?;
         Ok((writing, Some(WaitingRoom::open(context, out)?)))
     }
 
@@ -153,7 +160,12 @@ pub fn prune(
     let reconstruction = &options.reconstruction;
     reconstruction.build(context)?;
     let windows = reconstruction.windows(context, &folder, options.rounds > 1, place)?;
-    let own = agreed_identity(context, options, &folder, windows.as_ref())?;
+    let held_out = options.held_out(context, &folder, place)?;
+    let texts = Texts {
+        calibration: windows.as_ref(),
+        held_out: held_out.as_ref(),
+    };
+    let own = agreed_identity(context, options, &folder, texts)?;
     let Decision {
         plan,
         rankings,
@@ -161,39 +173,63 @@ pub fn prune(
     } = decide(context, options, (&folder, &own), windows.as_ref())?;
     // Before the reconstructions, which take long.
     let models = (&folder, &look_ahead(context, &folder, &plan)?);
-    let (writing, room) = options.bounded(context, models, windows.as_ref(), place)?;
-    let ranked = (plan, rankings.as_ref());
+    let (writing, room) = options.bounded(context, models, texts, place)?;
     let others = (&ranks as &dyn World, room.as_ref().map(WaitingRoom::path));
+    let plain = held_out.as_ref();
+    let plain = plain.map(|text| text.of_plain_cut(context, options, (&folder, &plan), others));
+    let plain = plain.transpose()?;
+    let ranked = (plan, rankings.as_ref());
     let editor = reconstruction.editor(context, &folder, ranked, windows.as_ref(), others)?;
-    let (dir, spec, plan) = (&folder.checkpoint.dir, &folder.spec, editor.plan());
-    let modules = ModuleChanges::new(dir, spec, plan, editor.hidden_basis())?;
-    let mut report = report_of(spec, &editor);
+    let mut report = report_of(&folder.spec, &editor);
+    if let (Some(text), Some(plain)) = (&held_out, plain) {
+        report["held_out"] = text.compared(context, &ranks, (plain, &editor))?;
+    }
     let explained = note_cuts(&mut report, explained, &editor);
     if dry_run {
-        report["kept"] = json!(plan.kept);
+        report["kept"] = json!(editor.plan().kept);
         report["explained"] = json!(explained);
         return Ok(report);
     }
-    let written = Written {
-        config: editor.config(),
-        spec: editor.spec(),
-        tensors: &editor.student()?,
-        from: dir,
-        modules: &modules,
-        card: &options.card(context, &folder, &editor)?,
-        before: Some(&Before::of(spec)),
-        measured: &[],
-        options: writing,
-    };
+    let card = options.card(context, &folder, &editor)?;
     ranks.first(|| {
         let output = OutputDir::create(out, context.force)?;
-        written.write(output.path())?;
+        write_student(output.path(), (&folder, &editor), (&card, &report), writing)?;
         let path = output.path().join("plan.json");
-        write_plan(&path, (plan, &own), &explained, &report)?;
+        write_plan(&path, (editor.plan(), &own), &explained, &report)?;
         output.commit()
     })?;
     report["out"] = json!(out);
     Ok(report)
+}
+
+/// What a pruning looks at.
+#[derive(Clone, Copy)]
+struct Texts<'a> {
+    calibration: Option<&'a Windows>,
+    held_out: Option<&'a HeldOutText>,
+}
+
+/// A student's folder but for its plan.
+fn write_student(
+    dir: &Path,
+    (folder, editor): (&ModelFolder, &StudentEditor),
+    (card, report): (&Card, &Value),
+    options: WriteOptions,
+) -> Result<()> {
+    let (from, spec) = (&folder.checkpoint.dir, &folder.spec);
+    let modules = ModuleChanges::new(from, spec, editor.plan(), editor.hidden_basis())?;
+    let written = Written {
+        config: editor.config(),
+        spec: editor.spec(),
+        tensors: &editor.student()?,
+        from,
+        modules: &modules,
+        card,
+        before: Some(&Before::of(spec)),
+        measured: &measured(report),
+        options,
+    };
+    written.write(dir)
 }
 
 /// The model's. Refuses ranks that were told something else: all that decides the student, wherever
@@ -202,14 +238,23 @@ fn agreed_identity(
     context: &Context,
     options: &PruneOptions,
     folder: &ModelFolder,
-    windows: Option<&Windows>,
+    texts: Texts,
 ) -> Result<Identity> {
     let own = identity_of(folder)?;
     if !context.ranks.has_others() {
         return Ok(own);
     }
     let mut settings = serde_json::to_value(options).unwrap_or_default();
-    for place in ["model", "scores", "plan", "data", "blocks", "times"] {
+    let places = [
+        "model",
+        "scores",
+        "plan",
+        "data",
+        "eval_data",
+        "blocks",
+        "times",
+    ];
+    for place in places {
         settings[place] = Value::Null;
     }
     let scores = options.scores.as_deref().map(scores_path).transpose()?;
@@ -222,7 +267,8 @@ fn agreed_identity(
     let digests: Vec<String> = files.map(digest::of_file).collect::<Result<_>>()?;
     let identity = json!({
         "model": own.to_metadata(),
-        "data": windows.map(Windows::digest),
+        "data": texts.calibration.map(Windows::digest),
+        "eval_data": texts.held_out.map(|text| text.windows.digest()),
         "scores and plan": digests,
         "settings": settings,
         "dtype": format!("{:?}", context.kind),
@@ -313,7 +359,7 @@ pub(crate) fn write_plan(
     if !explained.is_empty() {
         value["explained"] = json!(explained);
     }
-    for key in ["healed", "hidden_basis", "taken", "fits"] {
+    for key in ["healed", "hidden_basis", "taken", "fits", "held_out"] {
         if let Some(found) = report.get(key) {
             value[key] = found.clone();
         }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::reconstruction::ReconstructOptions;
+use crate::data::DataSpec;
 use crate::jobs::context::SizeRequest;
 use minitron_core::error::{Error, Result};
 use minitron_core::plan::Bytes;
@@ -111,6 +112,13 @@ pub struct PruneOptions {
     /// reconstructions hold of the text waits beside the output.
     #[arg(long)]
     pub max_memory: Option<Bytes>,
+    /// Held-out text: what the original, the plain cut and the reconstructed student make of it is
+    /// in the result.
+    #[arg(long, num_args = 1..)]
+    pub eval_data: Vec<DataSpec>,
+    /// Windows of the held-out text, its first [default: 64]
+    #[arg(long)]
+    pub eval_samples: Option<usize>,
     /// Take scores and a plan of another model, with a warning.
     #[arg(long)]
     #[schemars(extend("decides" = false))]
