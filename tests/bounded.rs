@@ -35,7 +35,7 @@ fn scoring_layer_by_layer_and_pruning_keep_to_the_memory_they_are_given() {
         .unwrap()
         .len();
     let limits = [
-        ("scores", 500 * MIB),
+        ("scores", 540 * MIB),
         ("pruned", 300 * MIB),
         ("reconstructed", 900 * MIB),
     ];
@@ -47,7 +47,7 @@ fn scoring_layer_by_layer_and_pruning_keep_to_the_memory_they_are_given() {
          scores = \"scores\"\nmlp = 2048\nmax_memory = \"{}MiB\"\n[[stages]]\nname = \
          \"reconstructed\"\ndo = \"prune\"\nmodel = \"model\"\nscores = \"scores\"\nhidden = \
          512\nmlp = 2048\ndata = [\"text.txt\"]\nsamples = 32\nseq_len = 64\nbatch_size = \
-         4\nmax_memory = \"{}MiB\"\n",
+         4\neval_data = [\"text.txt\"]\neval_samples = 8\nmax_memory = \"{}MiB\"\n",
         limits[0].1 / MIB,
         limits[1].1 / MIB,
         limits[2].1 / MIB

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tch::{Kind, Tensor};
+use tch::{Kind, Reduction, Tensor};
 use tracing::debug_span;
 
 use super::editor::StudentEditor;
@@ -143,13 +143,15 @@ impl Ends<'_, '_> {
             };
             let teacher_nv = of_rows(&self.teacher.0, teacher_ne)?;
             let student_nv = of_rows(&self.student.0, student_ne)?;
-            let labels_n1 = batch.labels_n.f_narrow(0, start, len)?.f_unsqueeze(-1)?;
-            let likely = |x_nv: &Tensor| total(&x_nv.f_gather(-1, &labels_n1, false)?);
+            let labels_n = batch.labels_n.f_narrow(0, start, len)?;
+            let loss = |x_nv: &Tensor| {
+                total(&x_nv.f_nll_loss::<Tensor>(&labels_n, None, Reduction::None, -100)?)
+            };
             let less_nv = teacher_nv.f_sub(&student_nv)?;
             let of_chunk = [
                 len as f64,
-                -likely(&teacher_nv)?,
-                -likely(&student_nv)?,
+                loss(&teacher_nv)?,
+                loss(&student_nv)?,
                 total(&teacher_nv.f_exp()?.f_mul(&less_nv)?)?,
             ];
             add(&mut sums, of_chunk);
