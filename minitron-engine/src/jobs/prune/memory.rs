@@ -10,6 +10,7 @@ use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::plan::Bytes;
 use minitron_core::reconstruct::ROWS_AT_ONCE;
 use minitron_core::spec::{HIDDEN, ModelFolder, ModelSpec, Param, Role};
+use minitron_torch::map_large_tensors;
 
 /// How to write within a limit: what the process takes by now, and chunks of rows, which the
 /// source's rows bound.
@@ -43,6 +44,8 @@ impl WaitingRoom {
     /// # Errors
     /// `Io` where it cannot be made.
     pub fn open(context: &Context, out: Option<&Path>) -> Result<Self> {
+        // Layers come and go: what each leaves free between others would stay.
+        map_large_tensors();
         let rank = context.ranks.rank();
         let place = match out {
             Some(out) => {
