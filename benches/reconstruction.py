@@ -186,7 +186,7 @@ def depth(table):
     columns = ["plain cut", "least_squares", *(f"auto, {seed}" for seed in seeds), "auto, 131,072 tokens"]
     print(f"\n| kept of 8 layers | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for model in HALF:
-        for layers in [6, 5, 4]:
+        for layers in [6, 5, 4, 3]:
             name, sizes, data = f"{model}/depth-{layers}", ["--layers", layers], text(TRAIN, 64)
             cells = [table.cell(f"{name}/plain", model, sizes, [])]
             cells.append(table.cell(f"{name}/least-squares", model, sizes, [*data, "--reconstruct", "least_squares"]))

@@ -20,9 +20,9 @@ use crate::spec::{At, Sublayer};
 /// wanted after part p  =  x(first layer, 0) + Σ over layers l of  x(l, p + 1) − x(l, 0)
 /// ```
 /// with x(l, p) the teacher's stream before part p of layer l. After the last part that is the
-/// stream after the last layer. Where that would change by more than a quarter what a part of the
-/// kept layer reads, and where sums are normed before the next part reads them, parts but the last
-/// are aimed at their own layer's sums instead.
+/// stream after the last layer. Parts but the last are aimed at their own layer's sums instead
+/// where sums are normed before the next part reads them, and of layers that took no units where it
+/// would change by more than a quarter what a part of the kept layer reads.
 pub(super) struct Ahead {
     layers: Range<usize>,
     n_parts: usize,
@@ -37,12 +37,13 @@ pub(super) struct Ahead {
 }
 
 /// The share of what a part of the kept layer reads that earlier parts of dropped layers may change
-/// before it. Beyond it the layer would no longer compute what it does: a first MLP, behind an
-/// attention that adds little to it and before one that adds much.
+/// before it, where nothing was merged. Beyond it the layer would no longer compute what it does: a
+/// first MLP, behind an attention that adds little to it and before one that adds much.
 const CHANGED: f64 = 0.25;
 
 impl Ahead {
-    /// Moves the teacher past all of these layers.
+    /// Moves the teacher past all of these layers; of `is_merged` ones what their parts add is
+    /// summed wherever it can be.
     ///
     /// # Errors
     /// As running it does.
@@ -50,6 +51,7 @@ impl Ahead {
         editor: &StudentEditor,
         teacher: &mut Embedded,
         layers: Range<usize>,
+        is_merged: bool,
     ) -> Result<Self> {
         let mut ahead = Ahead {
             n_parts: editor.teacher_spec().places(layers.start).count(),
@@ -63,8 +65,8 @@ impl Ahead {
             ahead.pass(editor, teacher, layer)?;
         }
         ahead.note(teacher, (layers.end, 0))?;
-        ahead.sums =
-            ahead.unsettled.is_empty() && ahead.changes_little(editor, teacher.states.len())?;
+        ahead.sums = ahead.unsettled.is_empty()
+            && (is_merged || ahead.changes_little(editor, teacher.states.len())?);
         Ok(ahead)
     }
 
@@ -99,6 +101,11 @@ impl Ahead {
     /// the last one may.
     pub fn takes(&self, part: usize) -> bool {
         self.sums || part + 1 == self.n_parts && !self.unsettled.is_empty()
+    }
+
+    /// Whether what a part of the kept layer reads is another stream than its own.
+    pub fn moves(&self, part: usize) -> bool {
+        self.sums && part > 0
     }
 
     fn changes_little(&self, editor: &StudentEditor, n_rounds: usize) -> Result<bool> {
@@ -201,7 +208,7 @@ impl Ahead {
     /// # Errors
     /// As reading a file does.
     pub fn aimed(&self, part: usize, round: usize) -> Result<StreamState> {
-        match part > 0 && self.sums {
+        match self.moves(part) {
             true => self.at(part, self.summed(part - 1, round)?, round),
             false => self.state(self.layers.start, part, round),
         }

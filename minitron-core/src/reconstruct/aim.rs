@@ -18,8 +18,9 @@ impl Streams {
         let (true, Some(teacher)) = (editor.inputs.only.is_none(), &mut self.teacher) else {
             return Ok(());
         };
-        if layers.len() > 1 && (editor.adds_up(&layers) || editor.has_taken(half.layer_idx)) {
-            self.ahead = Some(Ahead::run(editor, teacher, layers)?);
+        let is_merged = editor.has_taken(half.layer_idx);
+        if layers.len() > 1 && (editor.adds_up(&layers) || is_merged) {
+            self.ahead = Some(Ahead::run(editor, teacher, layers, is_merged)?);
         }
         Ok(())
     }

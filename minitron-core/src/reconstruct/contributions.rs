@@ -25,8 +25,9 @@ pub struct SeenUnits {
     /// What each unit adds to the residual stream by itself: the mean over tokens of ‖W_u·x_u‖²,
     /// where x_u is the unit's share of what the part's writer reads and W_u the columns for it.
     pub added: Vec<f64>,
-    /// Of a dropped layer: X is what the kept one would read behind the earlier parts of all
-    /// layers, or of its own where sums are normed, R what the dropped one reads, all of it.
+    /// Where the student's part would read another stream, since the layer was dropped or earlier
+    /// parts of dropped layers add to it: X is what it would read behind the earlier parts of all
+    /// layers, or of its own where sums are normed, R what the part reads in this layer, all of it.
     pub told: Option<ProjectionStats>,
 }
 
@@ -45,8 +46,7 @@ impl StudentEditor<'_> {
     /// Runs the teacher over the calibration text, and shows of some parts of the student, named
     /// with the kind of their units, what the units add to the residual stream in each layer that
     /// the part [stands for](StudentEditor::stands_for), the kept one and those it [can take
-    /// of](StudentEditor::can_take), where what all add can be summed without changing by more than
-    /// a quarter what the kept layer's parts read, or sums are normed and the part is the last.
+    /// of](StudentEditor::can_take).
     ///
     /// # Errors
     /// `Recipe` where there is no calibration text, or a part has no such units; those of `visit`.
@@ -74,7 +74,7 @@ impl StudentEditor<'_> {
                     teacher.pass_layer(&self.teacher_block(source_layer)?)?;
                 }
             } else {
-                let ahead = Ahead::run(self, &mut teacher, layers.clone())?;
+                let ahead = Ahead::run(self, &mut teacher, layers.clone(), true)?;
                 let own = self.teacher_block(layers.start)?;
                 for source_layer in layers {
                     let block = self.teacher_block(source_layer)?;
@@ -82,7 +82,8 @@ impl StudentEditor<'_> {
                         let is_own = source_layer == self.source_layer(layer);
                         let (_, part) = at.place().present("a part of a layer")?;
                         if is_own || ahead.takes(part) && self.can_take(at, source_layer) {
-                            let teller = (!is_own).then_some((&own, at));
+                            let is_moved = !is_own || ahead.moves(part);
+                            let teller = is_moved.then_some((&own, at));
                             let part = (&block, at.in_layer(source_layer), kind);
                             let contexts = &teacher.contexts;
                             let looked = self.looked_at(part, (&ahead, teller), contexts)?;

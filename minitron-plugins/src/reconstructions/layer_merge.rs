@@ -1,36 +1,42 @@
 use std::collections::BTreeMap;
 
 use minitron_core::contract::Reconstruction;
-use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{Replaced, StudentEditor, TakenUnits};
-use minitron_core::spec::{At, HEADS, KV_HEADS, MLP, dim_of_layer};
+use minitron_core::error::{Error, Present, Result};
+use minitron_core::reconstruct::{StudentEditor, TakenUnits};
+use minitron_core::spec::{At, HEADS, MLP, dim_of_layer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::least_squares::LeastSquares;
 
 mod choosing;
+mod heads;
+mod parts;
 
-use choosing::{best, of_kept, ranked};
+use choosing::{Best, best, of_kept};
+use heads::Heads;
+use parts::Merged;
 
 /// Merges dropped layers into the kept layer before them: each part of that layer keeps the best
 /// units of all of them, as many as it had.
 ///
 /// A unit, a neuron or a head (a key/value head with its queries, where they share it), is worth
 /// what it adds to the residual stream of the teacher by itself, the mean over tokens of ‖W_u·x_u‖²
-/// with x_u its share of what the part's writer reads. Of a dropped layer that is taken times 1 −
-/// 2·φ, at least 0, where φ is the share of what the part reads there that a linear map of what the
+/// with x_u its share of what the part's writer reads. That is taken times 1 − 2·φ, at least 0,
+/// where φ is the share of what the part reads in its own layer that a linear map of what the
 /// merged part is to read does not tell: a unit that cannot see what it saw is worth less. Units
 /// of a dropped layer are put, with all their weights, in the place of the layer's own that are
 /// worth less.
 ///
-/// They read the stream of another layer then, so [`least_squares`](super::least_squares) belongs
+/// The layer's own parts, but for the first, read another stream too, behind what earlier parts of
+/// all layers add. A layer that does not gain twice what its own units lose by that takes nothing:
+/// a first layer often, whose MLP reads hardly more than the token.
+///
+/// Taken units read the stream of another layer, so [`least_squares`](super::least_squares) belongs
 /// behind it: it fits what they read to the dropped layer's input, and what all of them write to
 /// what the layers together add. Parts that cannot be merged stay as they are: experts, Mamba,
 /// heads behind norms of queries and keys, attention of another window, and what is normed before
-/// it is added. So does a layer of which a part would read something else, by more than a quarter,
-/// behind what earlier parts of the dropped ones add: a first layer often. Where the stream is
-/// normed after every sum, the last part alone is merged, the MLP.
+/// it is added. Where the stream is normed after every sum, the last part alone is merged, the MLP.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayerMerge {}
@@ -43,13 +49,6 @@ minitron_core::plugin! {
     }
 }
 
-/// A part of the student with the dropped layers whose units it may take.
-struct Merged {
-    at: At,
-    own: usize,
-    from: Vec<usize>,
-}
-
 #[typetag::serde(name = "layer_merge")]
 impl Reconstruction for LayerMerge {
     fn reconstruct(&self, editor: &mut StudentEditor) -> Result<()> {
@@ -59,40 +58,87 @@ impl Reconstruction for LayerMerge {
         }
         let merged = merged(editor);
         let wanted = merged.iter().map(|part| {
-            let heads = heads_of(editor, part);
+            let heads = Heads::of(editor, part);
             (part.at, heads.map_or(MLP, |_| HEADS))
         });
-        let (mut added, usual) = (BTreeMap::new(), LeastSquares::default());
+        let (mut all_seen, usual) = (BTreeMap::new(), LeastSquares::default());
         editor.for_each_units_seen(&wanted.collect(), &mut |seen| {
             let factor = match &seen.told {
                 Some(told) => (1.0 - 2.0 * usual.untold(editor, told)?).max(0.0),
                 None => 1.0,
             };
-            let worth = seen.added.iter().map(|worth| worth * factor);
-            added.insert((seen.at, seen.layer), worth.collect::<Vec<f64>>());
+            let (at, added) = (seen.at, seen.added);
+            all_seen.insert((at, seen.layer), Seen { added, factor });
             Ok(())
         })?;
-        let mut all_taken = Vec::new();
+        let mut by_layer: BTreeMap<Option<usize>, Choice> = BTreeMap::new();
         for part in &merged {
-            let heads = heads_of(editor, part);
-            let worth = |layer: usize| -> Vec<f64> {
-                let of_units = added.get(&(part.at, layer));
-                of_units.cloned().unwrap_or_default()
-            };
-            all_taken.extend(match heads {
-                Some(heads) => heads.best(editor, part, &worth),
-                None => {
-                    let kept = editor.kept(&dim_of_layer(MLP, part.own));
-                    let own = of_kept(&worth(part.own), kept);
-                    let others = part.from.iter().map(|&layer| (layer, worth(layer)));
-                    let best = best(&own, &others.collect::<Vec<_>>());
-                    taken(part, best, |replaced| [(MLP.to_owned(), replaced)].into())
-                }
-            });
+            let of_layer = by_layer.entry(part.at.layer()).or_default();
+            of_layer.of_part(editor, part, &all_seen)?;
         }
-        all_taken
-            .into_iter()
+        let layers = by_layer.into_values();
+        let worth_it = layers.filter(|choice| choice.gained > TIMES_LOST * choice.lost);
+        worth_it
+            .flat_map(|choice| choice.taken)
             .try_for_each(|taken| editor.take_units(taken))
+    }
+}
+
+/// How many times what a layer's own units lose it is to gain: least squares would have them say
+/// some of what it takes anyway.
+const TIMES_LOST: f64 = 2.0;
+
+/// What units of a part of a layer of the teacher add, and how much of that is left where the
+/// merged part stands.
+struct Seen {
+    added: Vec<f64>,
+    factor: f64,
+}
+
+/// What a layer takes.
+#[derive(Default)]
+struct Choice {
+    /// How much more that adds than its own units as they are left.
+    gained: f64,
+    /// How much less its own units add since they read another stream.
+    lost: f64,
+    taken: Vec<TakenUnits>,
+}
+
+impl Choice {
+    /// The best units of all layers, in one part.
+    fn of_part(
+        &mut self,
+        editor: &StudentEditor,
+        part: &Merged,
+        all_seen: &BTreeMap<(At, usize), Seen>,
+    ) -> Result<()> {
+        let seen = |layer| all_seen.get(&(part.at, layer));
+        let worth = |layer: usize| -> Vec<f64> {
+            let of_units = seen(layer).map(|seen| seen.added.iter().map(|it| it * seen.factor));
+            of_units.into_iter().flatten().collect()
+        };
+        let heads = Heads::of(editor, part);
+        let kind = heads.as_ref().map_or(MLP, |_| HEADS);
+        let kept = editor.kept(&dim_of_layer(kind, part.own));
+        let own = of_kept(&worth(part.own), kept);
+        let best = match heads {
+            Some(heads) => heads.best(part, &own, &worth),
+            None => {
+                let others = part.from.iter().map(|&layer| (layer, worth(layer)));
+                let best = best(&own, &others.collect::<Vec<_>>());
+                Best {
+                    worth: best.worth,
+                    units: part.taken(best.units, |replaced| [(MLP.to_owned(), replaced)].into()),
+                }
+            }
+        };
+        let before = seen(part.own).present("what a kept layer's units add")?;
+        let of_own: f64 = own.iter().sum();
+        self.gained += best.worth - of_own;
+        self.lost += of_kept(&before.added, kept).iter().sum::<f64>() - of_own;
+        self.taken.extend(best.units);
+        Ok(())
     }
 }
 
@@ -107,144 +153,11 @@ fn merged(editor: &StudentEditor) -> Vec<Merged> {
             let dropped = layers.clone().skip(1);
             let from: Vec<usize> = dropped.filter(|&from| editor.can_take(at, from)).collect();
             let part = Merged { at, own, from };
-            let is_mlp = has(editor, &part, MLP);
-            if !part.from.is_empty() && (is_mlp || heads_of(editor, &part).is_some()) {
+            let is_mlp = part.has(editor, MLP);
+            if !part.from.is_empty() && (is_mlp || Heads::of(editor, &part).is_some()) {
                 merged.push(part);
             }
         }
     }
     merged
-}
-
-/// Whether the part is made of units of a kind.
-fn has(editor: &StudentEditor, part: &Merged, kind: &str) -> bool {
-    let layer = part.at.layer().into_iter();
-    let mut parts = layer.flat_map(|layer| editor.spec().places(layer));
-    let found = parts.find(|(at, _)| *at == part.at);
-    found.is_some_and(|(_, part)| part.mixer.observed().iter().any(|seen| seen.kind == kind))
-        && editor
-            .teacher_spec()
-            .dims
-            .contains_key(&dim_of_layer(kind, part.own))
-}
-
-/// How the heads of a part of the student share keys and values.
-struct Heads {
-    /// Queries of a key/value head in the teacher, and in the student.
-    n_all: usize,
-    n_kept: usize,
-    /// Whether they share them.
-    is_shared: bool,
-}
-
-/// None where it has none, or the student's heads share otherwise than the teacher's.
-fn heads_of(editor: &StudentEditor, part: &Merged) -> Option<Heads> {
-    if !has(editor, part, HEADS) {
-        return None;
-    }
-    let size = |dims: &BTreeMap<_, minitron_core::spec::Dim>, kind, layer| {
-        dims.get(&dim_of_layer(kind, layer)).map(|dim| dim.size)
-    };
-    let (teacher, student) = (&editor.teacher_spec().dims, &editor.spec().dims);
-    let layer = part.at.layer()?;
-    let (all, kept) = (
-        size(teacher, HEADS, part.own)?,
-        size(student, HEADS, layer)?,
-    );
-    match (
-        size(teacher, KV_HEADS, part.own),
-        size(student, KV_HEADS, layer),
-    ) {
-        (None, None) => Some(Heads {
-            n_all: 1,
-            n_kept: 1,
-            is_shared: false,
-        }),
-        (Some(of_all), Some(of_kept)) if of_all > 0 && of_kept > 0 => Some(Heads {
-            n_all: all / of_all,
-            n_kept: kept / of_kept,
-            is_shared: true,
-        }),
-        _ => None,
-    }
-}
-
-impl Heads {
-    /// The best key/value heads, each with the best of its queries.
-    fn best(
-        &self,
-        editor: &StudentEditor,
-        part: &Merged,
-        worth: &dyn Fn(usize) -> Vec<f64>,
-    ) -> Vec<TakenUnits> {
-        let own = of_kept(
-            &worth(part.own),
-            editor.kept(&dim_of_layer(HEADS, part.own)),
-        );
-        let own: Vec<f64> = own.chunks(self.n_kept).map(|of| of.iter().sum()).collect();
-        let queries = |layer: usize| -> Vec<Vec<usize>> {
-            let of_heads = worth(layer);
-            let groups = of_heads.chunks(self.n_all).enumerate();
-            let best = groups.map(|(group, of)| {
-                let mut best = ranked(of);
-                best.truncate(self.n_kept);
-                best.sort_unstable();
-                best.into_iter()
-                    .map(|head| group * self.n_all + head)
-                    .collect()
-            });
-            best.collect()
-        };
-        let others = part.from.iter().map(|&layer| {
-            let of_heads = worth(layer);
-            let of_groups = queries(layer)
-                .iter()
-                .map(|heads| of_kept(&of_heads, heads).iter().sum())
-                .collect();
-            (layer, of_groups)
-        });
-        let best = best(&own, &others.collect::<Vec<_>>());
-        let mut all = Vec::new();
-        for (from, groups) in best {
-            let heads = Replaced {
-                places: groups
-                    .places
-                    .iter()
-                    .flat_map(|group| group * self.n_kept..(group + 1) * self.n_kept)
-                    .collect(),
-                units: groups
-                    .units
-                    .iter()
-                    .filter_map(|&group| queries(from).get(group).cloned())
-                    .flatten()
-                    .collect(),
-            };
-            all.extend(taken(part, vec![(from, heads)], |heads| {
-                let mut units = BTreeMap::from([(HEADS.to_owned(), heads)]);
-                if self.is_shared {
-                    units.insert(KV_HEADS.to_owned(), groups.clone());
-                }
-                units
-            }));
-        }
-        all
-    }
-}
-
-fn taken(
-    part: &Merged,
-    best: Vec<(usize, Replaced)>,
-    units: impl Fn(Replaced) -> BTreeMap<String, Replaced>,
-) -> Vec<TakenUnits> {
-    let Some((layer, number)) = part.at.place() else {
-        return Vec::new();
-    };
-    let best = best.into_iter();
-    let taken = best.map(|(from, replaced)| TakenUnits {
-        layer,
-        part: number,
-        from,
-        units: units(replaced),
-    });
-    taken.collect()
 }

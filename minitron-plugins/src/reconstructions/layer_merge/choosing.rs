@@ -4,9 +4,15 @@ use std::collections::BTreeMap;
 
 use minitron_core::reconstruct::Replaced;
 
+/// Units that stay, and what they are worth together.
+pub(super) struct Best<T> {
+    pub worth: f64,
+    pub units: T,
+}
+
 /// Which places of a layer's own units go to units of which others: of all of them the best stay,
 /// as many as there are places; of equals the layer's own.
-pub(super) fn best(own: &[f64], others: &[(usize, Vec<f64>)]) -> Vec<(usize, Replaced)> {
+pub(super) fn best(own: &[f64], others: &[(usize, Vec<f64>)]) -> Best<Vec<(usize, Replaced)>> {
     let of_own = own.iter().map(|&worth| (worth, None));
     let of_others = others.iter().flat_map(|(layer, worth)| {
         let units = worth.iter().enumerate();
@@ -14,8 +20,10 @@ pub(super) fn best(own: &[f64], others: &[(usize, Vec<f64>)]) -> Vec<(usize, Rep
     });
     let all: Vec<(f64, Option<(usize, usize)>)> = of_own.chain(of_others).collect();
     let worth: Vec<f64> = all.iter().map(|(worth, _)| *worth).collect();
+    let mut of_best = 0.0;
     let (mut free, mut stays) = ((0..own.len()).collect::<Vec<_>>(), BTreeMap::new());
     for at in ranked(&worth).into_iter().take(own.len()) {
+        of_best += worth.get(at).copied().unwrap_or(0.0);
         match all.get(at).and_then(|(_, from)| *from) {
             None => free.retain(|&place| place != at),
             Some((layer, unit)) => stays.entry(layer).or_insert_with(Vec::new).push(unit),
@@ -27,7 +35,10 @@ pub(super) fn best(own: &[f64], others: &[(usize, Vec<f64>)]) -> Vec<(usize, Rep
         let places = free.by_ref().take(units.len()).collect();
         (layer, Replaced { places, units })
     });
-    replaced.collect()
+    Best {
+        worth: of_best,
+        units: replaced.collect(),
+    }
 }
 
 /// Best first; of equals the first.
