@@ -166,6 +166,26 @@ fn nothing_is_taken_of_a_layer_that_adds_nothing() {
     }
 }
 
+/// A first MLP that adds much, and reads little but the token, behind attention of a dropped layer
+/// would see something else: its layer stays as it is. Where that attention adds little it takes
+/// units.
+#[test]
+fn a_layer_whose_own_units_would_lose_more_takes_nothing() {
+    for (of_attention, of_mlp, is_merged) in [(0.6, 0.3, false), (0.01, 6.0, true)] {
+        let model = with_parts(&tiny_llama(), |layer, part| match (layer, part) {
+            (0, 0) => 0.02,
+            (0, 1) => 3.0,
+            (1, 0) => of_attention,
+            (1, 1) => of_mlp,
+            _ => 1.0,
+        });
+        let ward = ward(model);
+        let editor = ward.treated(&["layer_merge"]).unwrap();
+        let taken = editor.taken();
+        assert_eq!(!taken.is_empty(), is_merged, "{of_attention}: {taken:?}");
+    }
+}
+
 /// Layers of random weights change all of the stream, and what a dropped one reads is hardly told by
 /// what the one before it reads: then a merged student is about as near as one that is refitted
 /// alone. Where layers change the stream little, as trained ones do, a Llama's is nearer.
