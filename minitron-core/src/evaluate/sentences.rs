@@ -81,7 +81,7 @@ impl Pooling {
     /// without tokens.
     ///
     /// # Errors
-    /// `Tensor` where the mask has another shape.
+    /// `Torch` where the mask has another shape.
     pub fn pool(self, hidden_bte: &Tensor, attention_mask_bt: Option<&Tensor>) -> Result<Tensor> {
         let kind = hidden_bte.f_kind()?;
         let over_tokens = [1i64].as_slice();

@@ -8,6 +8,7 @@ use super::PruneOptions;
 use crate::data::files_of;
 use crate::jobs::card::Fact;
 use crate::jobs::context::{Context, seq_len_or_default};
+use crate::jobs::train::settings::EVAL_SAMPLES;
 use minitron_core::calibrate::{Calibration, World};
 use minitron_core::error::{Error, Result};
 use minitron_core::output::OutputDir;
@@ -15,9 +16,6 @@ use minitron_core::plan::Plan;
 use minitron_core::reconstruct::{HeldOutMeans, StudentEditor};
 use minitron_core::spec::ModelFolder;
 use minitron_core::windows::{Task, Tokenize, Windows};
-
-/// As `distill` takes.
-const EVAL_SAMPLES: usize = 64;
 
 /// Text that nothing is fitted to.
 pub(super) struct HeldOutText {
@@ -136,17 +134,18 @@ fn in_json(plain: HeldOutMeans, student: HeldOutMeans) -> Value {
     report
 }
 
+/// What is not finite is.
 fn is_farther(student: HeldOutMeans, plain: HeldOutMeans) -> bool {
     match (student, plain) {
         (HeldOutMeans::Logits { kl, .. }, HeldOutMeans::Logits { kl: of_plain, .. }) => {
-            kl > of_plain
+            kl.is_nan() || kl > of_plain
         }
         (
             HeldOutMeans::States { cosine, .. },
             HeldOutMeans::States {
                 cosine: of_plain, ..
             },
-        ) => cosine < of_plain,
+        ) => cosine.is_nan() || cosine < of_plain,
         _ => false,
     }
 }

@@ -9,7 +9,7 @@ use minitron_core::spec::ModelSpec;
 use minitron_core::windows::Windows;
 
 /// Windows of the held-out text where nothing is stated.
-const EVAL_SAMPLES: usize = 64;
+pub(crate) const EVAL_SAMPLES: usize = 64;
 
 impl TrainingOptions {
     /// With the learning rate of trainings that are given none.
