@@ -463,6 +463,53 @@ fn merged_layers_are_those_of_pytorch() {
     }
 }
 
+/// The factor of all logits behind dropped layers: norms with and without biases, a gain that is
+/// stored less one, heads that are tied, factors of their own and a cap.
+#[test]
+fn the_factor_of_logits_is_that_of_pytorch() {
+    if python().is_none() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let sure = |name: &str, tensor: Tensor| {
+        let writes = ["o_proj.", "down_proj.", "c_proj."].map(|part| name.contains(part));
+        let factor = match name {
+            "model.norm.weight" | "transformer.ln_f.weight" => 4.0,
+            _ if writes.contains(&true) => 0.1,
+            _ => 1.0,
+        };
+        Some((name.to_owned(), tensor * factor))
+    };
+    for family in [
+        "llama_untied",
+        "gpt2_gelu_new",
+        "gemma2_tied",
+        "granite_biased",
+    ] {
+        let work = work.path().join(family);
+        fs::create_dir(&work).unwrap();
+        let teacher = changed(family, work.join("teacher"), |_| (), sure);
+        let (scoring, scores, inputs) = scored(&work, family, &teacher);
+        let [plain, student] = ["none", "temperature_scaling:tokens=1000"].map(|treatment| {
+            let mut options = PruneOptions {
+                model: scoring.model.clone(),
+                scores: Some(scores.display().to_string()),
+                size: serde_json::from_value(json!({ "depth": 1 })).unwrap(),
+                ..PruneOptions::default()
+            };
+            options.reconstruction.reconstruct = vec![treatment.parse().unwrap()];
+            options.reconstruction.data = scoring.data.clone();
+            options.reconstruction.seq_len = scoring.seq_len;
+            options.reconstruction.batch_size = 2;
+            let out = work.join(&treatment[..4]);
+            with_context(false, |context| prune(context, &options, &out, false)).unwrap();
+            out
+        });
+        let folders = [&teacher, &plain, &student, &inputs];
+        run_script("temperature.py", folders.map(PathBuf::as_path));
+    }
+}
+
 fn run_script<'p>(name: &str, words: impl IntoIterator<Item = &'p Path>) {
     let output = run_python(&root().join("tests/interop").join(name), words);
     assert!(

@@ -61,6 +61,8 @@ mod sharded;
 mod stages;
 /// Where a teacher may be, and losses on states.
 mod teachers;
+/// One factor of all logits.
+mod temperature;
 /// The loop, the objective, resuming.
 mod training;
 /// Layers of different widths.

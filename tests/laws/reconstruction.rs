@@ -91,13 +91,15 @@ impl Ward {
     pub fn treated(&self, reconstructions: &[&str]) -> Result<StudentEditor<'_>> {
         let mut editor = self.editor();
         for reconstruction in reconstructions {
-            editor.treat(
-                self.registry
-                    .build::<dyn Reconstruction>(&reconstruction.parse()?)?
-                    .as_ref(),
-            )?;
+            self.treat(&mut editor, reconstruction)?;
         }
         Ok(editor)
+    }
+
+    pub fn treat(&self, editor: &mut StudentEditor, reconstruction: &str) -> Result<()> {
+        let spec = reconstruction.parse()?;
+        let built = self.registry.build::<dyn Reconstruction>(&spec)?;
+        editor.treat(built.as_ref())
     }
 }
 

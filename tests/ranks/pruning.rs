@@ -18,7 +18,7 @@ fn ranks_reconstruct_to_the_bytes_of_one_process() {
         "--heal rotation --heal least_squares",
         "--heal norm_rescale --heal least_squares:ridge=0.01",
         "--heal least_squares:target=own --rounds 2",
-        "--layers 1 --heal layer_merge --heal least_squares",
+        "--layers 1 --heal layer_merge --heal least_squares --heal temperature_scaling:tokens=100",
     ] {
         let command = format!(
             "prune teacher --scores scores.safetensors --hidden 24 --mlp 24 {TEXT} {heal} \

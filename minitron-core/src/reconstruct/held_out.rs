@@ -73,7 +73,7 @@ impl StudentEditor<'_> {
     }
 
     /// The text behind all layers.
-    fn passed(&self, text: Calibration, of_student: bool) -> Result<Embedded> {
+    pub(super) fn passed(&self, text: Calibration, of_student: bool) -> Result<Embedded> {
         let mut streams = self.embedded(text, of_student)?;
         let n_layers = match of_student {
             true => self.n_layers(),

@@ -9,13 +9,15 @@ use super::layer_merge::LayerMerge;
 use super::least_squares::LeastSquares;
 use super::norm_rescale::NormRescale;
 use super::rotation::{Basis, Rotation};
+use super::temperature_scaling::TemperatureScaling;
 
 /// What suits the family and the plan, in this order:
 ///
 /// 1. where channels are cut, `rotation` of a stream that turns, by what its readers need and with
 ///    even energy, and `norm_rescale` of another;
 /// 2. where layers are dropped, `layer_merge` into those before them;
-/// 3. `least_squares`, of readers alone where a family norms what its parts add.
+/// 3. `least_squares`, of readers alone where a family norms what its parts add;
+/// 4. `temperature_scaling` of models whose final norm stands right before their logits.
 ///
 /// The student says which of them it got.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +54,10 @@ impl Reconstruction for Auto {
         editor.treat(&LeastSquares {
             writers: editor.check_writers("").is_ok(),
             ..LeastSquares::default()
-        })
+        })?;
+        match editor.check_logit_factor() {
+            Ok(()) => editor.treat(&TemperatureScaling::default()),
+            Err(_) => Ok(()),
+        }
     }
 }

@@ -9,4 +9,5 @@ mod least_squares;
 mod none;
 mod norm_rescale;
 mod rotation;
+mod temperature_scaling;
 mod torchscript;

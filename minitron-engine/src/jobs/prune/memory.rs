@@ -8,7 +8,7 @@ use crate::memory::{LIBRARY_BYTES, mib, peak_bytes};
 use minitron_core::checkpoint::{TensorSource, WriteOptions};
 use minitron_core::error::{Error, IoContext, Result};
 use minitron_core::plan::Bytes;
-use minitron_core::reconstruct::ROWS_AT_ONCE;
+use minitron_core::reconstruct::{ROWS_AT_ONCE, last_states_bytes};
 use minitron_core::spec::{HIDDEN, ModelFolder, ModelSpec, Param, Role};
 use minitron_torch::map_large_tensors;
 
@@ -78,7 +78,8 @@ pub(crate) struct Forecast {
     turned: u64,
     /// A batch on its way through a layer, the layer of teacher and student, and sums.
     pass: u64,
-    /// What is solved with them, or the basis is found with, or a head is refitted in.
+    /// What is solved with them, or the basis is found with, or a head is refitted in, or logits are
+    /// compared in.
     squares: u64,
     /// A batch of held-out text on its way, or what makes logits of both.
     held_out: u64,
@@ -131,6 +132,7 @@ impl Forecast {
         };
         let readers = square(kept, hidden) + ROWS * 8 * 2 * (hidden + kept) + head;
         let squares = square(width, kept).max(readers).max(basis);
+        let squares = squares.max(last_states_bytes(n.unwrap_or(0), hidden, kept));
         let heads = spec.options.vocab as u64 * (hidden + kept) * (element + stored);
         let logits = heads + LOGITS * CHUNK_BYTES;
         Forecast {
