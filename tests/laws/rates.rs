@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// Channels of the models.
 const WIDTH: usize = 32;
+/// Tokens of their steps.
+const STEP: u64 = 4 * 32;
 
 /// Two models, a text, and what was said.
 struct Desk {
@@ -115,7 +117,7 @@ fn a_rate_that_is_not_given_follows_from_the_distance_and_is_told() {
     // In nothing but which step it is of does it differ from the first step's loss.
     let first = &desk.lines("fitted")[0];
     assert!(kl > 0.0 && (kl / first["loss"].as_f64().unwrap() - 1.0).abs() < 0.5);
-    assert_eq!(lr, StartRate::of_kl(kl, WIDTH).lr);
+    assert_eq!(lr, StartRate::of_kl(kl, WIDTH, STEP).lr);
     assert!(is_near(desk.peak("fitted"), lr));
     assert_eq!(first["kl_at_start"], json!(kl));
     assert!(desk.lines("fitted")[1].get("kl_at_start").is_none());
@@ -174,7 +176,7 @@ fn a_nearer_student_gets_a_lower_rate() {
     });
     let rates = [&far, &near, &same].map(|report| report["lr"].as_f64().unwrap());
     assert!(rates.is_sorted_by(|a, b| a > b), "{rates:?}");
-    assert_eq!(rates[2], StartRate::of_kl(0.0, WIDTH).lr);
+    assert_eq!(rates[2], StartRate::of_kl(0.0, WIDTH, STEP).lr);
 }
 
 /// A run that goes on takes the rate of its first start, though its student is nearer by then.

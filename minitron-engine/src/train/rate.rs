@@ -18,6 +18,8 @@ const TOKENS: u64 = 4096;
 const SCALE: f64 = 0.0125;
 /// Nats of KL a token from which on the rate grows no more.
 const FAR: f64 = 2.0;
+/// Tokens of a step from which on the rate grows no more.
+const STEP: f64 = 2048.0;
 /// No rate that follows from a distance is outside of these.
 const BOUNDS: (f64, f64) = (1e-5, 3e-3);
 
@@ -43,16 +45,19 @@ impl StartRate {
         StartRate { lr, kl: None }
     }
 
-    /// `0.0125 · √(min(KL, 2) / width)`, between 1e-5 and 3e-3.
+    /// `0.0125 · √(min(KL, 2) / width) · ∛(min(tokens of a step, 2048) / 2048)`, between 1e-5 and
+    /// 3e-3.
     ///
     /// Where the KL is quadratic in the weights, its root is how far they are to move, and Adam
-    /// moves them by the rate a step; far from the teacher it is not. Two digits, so that what is
-    /// shown is what is taken, on every machine.
-    pub fn of_kl(kl: f64, width: usize) -> Self {
+    /// moves them by the rate a step; far from the teacher it is not. Smaller steps are more, of
+    /// gradients that are less sure. Two digits, so that what is shown is what is taken, on every
+    /// machine.
+    pub fn of_kl(kl: f64, width: usize, tokens_per_step: u64) -> Self {
         let (least, most) = BOUNDS;
         let near = if kl > 0.0 { kl.min(FAR) } else { 0.0 };
         let of_channel = near / (width as f64).max(1.0);
-        let lr = (SCALE * of_channel.sqrt()).clamp(least, most);
+        let of_step = (tokens_per_step as f64).min(STEP) / STEP;
+        let lr = (SCALE * of_channel.sqrt() * of_step.cbrt()).clamp(least, most);
         StartRate {
             lr: two_digits(lr),
             kl: Some(kl),
@@ -104,7 +109,7 @@ mod tests {
     use super::*;
 
     fn lr(kl: f64, width: usize) -> f64 {
-        StartRate::of_kl(kl, width).lr
+        StartRate::of_kl(kl, width, 2048).lr
     }
 
     #[test]
@@ -154,6 +159,14 @@ mod tests {
         ] {
             assert_eq!(lr(kl, width), expected, "{kl} at {width}");
         }
+    }
+
+    #[test]
+    fn a_smaller_step_never_gets_a_higher_rate() {
+        let lr = |tokens| StartRate::of_kl(1.3, 160, tokens).lr;
+        let tokens = [0, 1, 16, 64, 128, 256, 1024, 2048, 4096, u64::MAX];
+        assert!(tokens.is_sorted_by(|a, b| lr(*a) <= lr(*b)));
+        assert_eq!([256, 1 << 11, 1 << 20].map(lr), [5.6e-4, 1.1e-3, 1.1e-3]);
     }
 
     #[test]

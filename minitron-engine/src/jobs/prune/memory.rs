@@ -78,8 +78,7 @@ pub(crate) struct Forecast {
     turned: u64,
     /// A batch on its way through a layer, the layer of teacher and student, and sums.
     pass: u64,
-    /// What is solved with them, or the basis is found with, or a head is refitted in, or logits are
-    /// compared in.
+    /// What is solved with them or finds the basis, refits a head, or compares logits.
     squares: u64,
     /// A batch of held-out text on its way, or what makes logits of both.
     held_out: u64,

@@ -83,8 +83,9 @@ impl Training<'_> {
         if let Some(rate) = saved.filter(|_| !is_new) {
             return Ok(rate);
         }
+        let tokens_per_step = settings.tokens_per_step(before.text.0.borrow().mean_width());
         let rate = match self.kl_at_start(start, teacher, before, settings)? {
-            Some(kl) => StartRate::of_kl(kl, start.spec.size(HIDDEN)),
+            Some(kl) => StartRate::of_kl(kl, start.spec.size(HIDDEN), tokens_per_step),
             None => StartRate::default(),
         };
         self.check_least(rate)?;
