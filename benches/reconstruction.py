@@ -32,18 +32,19 @@ AXES = ["--axis", "hidden", "--axis", "depth", "--axis", "mlp:multiple_of=16"]
 HALF = {"prose-llama": ["--hidden", "160", "--mlp", "496"], "prose-nemotron": ["--hidden", "160", "--mlp", "464"]}
 DEEP = {"prose-llama": ["--layers", "5"]}
 HELD_OUT = {"prose-llama": ["--hidden", "128", "--mlp", "384"], "prose-nemotron": ["--hidden", "192", "--mlp", "512"]}
-ROTATION = "rotation:basis=readers,spread=true"
+ROTATION, REFIT, FACTOR = "rotation:basis=readers,spread=true", "least_squares", "temperature_scaling"
 INGREDIENTS = {
     "all (`auto`)": ["auto"],
-    "components by variance": ["rotation:spread=true", "least_squares"],
-    "channels instead of components": ["norm_rescale", "least_squares"],
-    "channels, gains as they are": ["least_squares"],
-    "readers as they are": [ROTATION, "least_squares:readers=false"],
-    "writers as they are": [ROTATION, "least_squares:writers=false"],
-    "no least squares": [ROTATION],
-    "one ridge, 1e-3": [ROTATION, "least_squares:ridge=1e-3"],
-    "a second sweep": [ROTATION, "least_squares", "least_squares"],
-    "a head of its own": ["rotation:basis=readers,spread=true,untie=true", "least_squares"],
+    "components by variance": ["rotation:spread=true", REFIT, FACTOR],
+    "channels instead of components": ["norm_rescale", REFIT, FACTOR],
+    "channels, gains as they are": [REFIT, FACTOR],
+    "readers as they are": [ROTATION, "least_squares:readers=false", FACTOR],
+    "writers as they are": [ROTATION, "least_squares:writers=false", FACTOR],
+    "no least squares": [ROTATION, FACTOR],
+    "one ridge, 1e-3": [ROTATION, "least_squares:ridge=1e-3", FACTOR],
+    "logits of another scale": [ROTATION, REFIT],
+    "a second sweep": [ROTATION, REFIT, REFIT, FACTOR],
+    "a head of its own": ["rotation:basis=readers,spread=true,untie=true", REFIT, FACTOR],
     "nothing": ["none"],
 }
 

@@ -7,7 +7,8 @@ Sparse checkpoints of three shapes, halved, on 16,384 tokens in batches of 4 win
     passes      2·N·P for the teacher, three times (twice for its norms); 2·N·p·P for the student, twice
     squares     2·N·(K² + E·K) for readers of a part, 2·N·(C² + K·C) for its writer, each with those held out
     solving     6 · (C³/3 + 2·C²·K) at a writer, as many at readers: five ridges at most, and the last fit (f64)
-    turning     2·E·P, and twice 2·V·E² for a table of V rows (f64)
+    turning     2·E·P, and four times 2·V·E² for a table of V rows (f64)
+    logits      of n = 4,096 tokens: 2·n·(P + p·P) to them, and twice 2·n·V·(E + K)
 """
 
 import argparse
@@ -29,6 +30,7 @@ SHAPES = {
     "70B": (8192, 28672, 64, 8, 128, 80, 6144, 18432),
 }
 VOCAB, SAMPLES, SEQ_LEN, BATCH = 128256, 32, 512, 4
+COMPARED = 4096
 
 
 def make(folder, shape):
@@ -62,8 +64,9 @@ def operations(shape):
     student = layers * (kept / hidden) * (attention + 3 * hidden * kept_mlp)
     squares = layers * 2 * n * sum(c * c + kept * c for c in [width, kept_mlp]) + layers * 2 * 2 * n * (kept * kept + hidden * kept)
     solving = layers * 6 * sum(c**3 / 3 + 2 * c * c * r for c, r in [(width, kept), (kept_mlp, kept), (kept, hidden), (kept, hidden)])
-    turning = 2 * hidden * params + 4 * VOCAB * hidden * hidden
-    return {"f32": 2 * n * (3 * params + 2 * student) + squares, "f64": solving + turning}
+    turning = 2 * hidden * params + 8 * VOCAB * hidden * hidden
+    logits = 2 * COMPARED * (params + student + 2 * VOCAB * (hidden + kept))
+    return {"f32": 2 * n * (3 * params + 2 * student) + squares + logits, "f64": solving + turning}
 
 
 def main():

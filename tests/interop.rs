@@ -379,19 +379,8 @@ fn merged_experts_are_those_of_pytorch() {
             (json!({ "experts": 3, "expert_mlp": 4 }), "routed", "mean"),
         ] {
             let out = work.path().join(format!("{name}-{of}"));
-            let mut options = PruneOptions {
-                model: scoring.model.clone(),
-                scores: Some(scores.display().to_string()),
-                size: serde_json::from_value(sizes).unwrap(),
-                ..PruneOptions::default()
-            };
             let merge = format!("expert_merge:of={of},router={router}");
-            options.reconstruction.reconstruct = vec![merge.parse().unwrap()];
-            options.reconstruction.data = scoring.data.clone();
-            options.reconstruction.seq_len = scoring.seq_len;
-            // The last batch is a short one.
-            options.reconstruction.batch_size = 2;
-            with_context(false, |context| prune(context, &options, &out, false)).unwrap();
+            write_student((&scoring, &scores), sizes, &[&merge], &out);
             let (of, router) = (Path::new(of), Path::new(router));
             run_script("experts.py", [&fixture(name), &inputs, &out, of, router]);
         }
@@ -422,6 +411,28 @@ fn scored(work: &Path, name: &str, model: &Path) -> (ScoreOptions, PathBuf, Path
     (scoring, scores, inputs)
 }
 
+/// A student of these sizes, repaired on the text that it was scored on.
+fn write_student(
+    (scoring, scores): (&ScoreOptions, &Path),
+    sizes: Value,
+    treatments: &[&str],
+    out: &Path,
+) {
+    let mut options = PruneOptions {
+        model: scoring.model.clone(),
+        scores: Some(scores.display().to_string()),
+        size: serde_json::from_value(sizes).unwrap(),
+        ..PruneOptions::default()
+    };
+    let treatments = treatments.iter().map(|it| it.parse().unwrap());
+    options.reconstruction.reconstruct = treatments.collect();
+    options.reconstruction.data = scoring.data.clone();
+    options.reconstruction.seq_len = scoring.seq_len;
+    // The last batch is a short one.
+    options.reconstruction.batch_size = 2;
+    with_context(false, |context| prune(context, &options, out, false)).unwrap();
+}
+
 /// What units add, which are taken, and what reads and writes for them as refitted; behind one kept
 /// layer one dropped one or two.
 #[test]
@@ -446,19 +457,10 @@ fn merged_layers_are_those_of_pytorch() {
         let teacher = changed(family, work.join("teacher"), |_| (), quiet);
         let (scoring, scores, inputs) = scored(&work, family, &teacher);
         let out = work.join("student");
-        let mut options = PruneOptions {
-            model: scoring.model.clone(),
-            scores: Some(scores.display().to_string()),
-            size: serde_json::from_value(json!({ "depth": layers })).unwrap(),
-            ..PruneOptions::default()
-        };
         let ridge = Path::new("0.01");
         let treatments = ["layer_merge", "least_squares:ridge=0.01"];
-        options.reconstruction.reconstruct = treatments.map(|it| it.parse().unwrap()).into();
-        options.reconstruction.data = scoring.data.clone();
-        options.reconstruction.seq_len = scoring.seq_len;
-        options.reconstruction.batch_size = 2;
-        with_context(false, |context| prune(context, &options, &out, false)).unwrap();
+        let sizes = json!({ "depth": layers });
+        write_student((&scoring, &scores), sizes, &treatments, &out);
         run_script("layers.py", [&teacher, &inputs, &out, ridge]);
     }
 }
@@ -491,18 +493,9 @@ fn the_factor_of_logits_is_that_of_pytorch() {
         let teacher = changed(family, work.join("teacher"), |_| (), sure);
         let (scoring, scores, inputs) = scored(&work, family, &teacher);
         let [plain, student] = ["none", "temperature_scaling:tokens=1000"].map(|treatment| {
-            let mut options = PruneOptions {
-                model: scoring.model.clone(),
-                scores: Some(scores.display().to_string()),
-                size: serde_json::from_value(json!({ "depth": 1 })).unwrap(),
-                ..PruneOptions::default()
-            };
-            options.reconstruction.reconstruct = vec![treatment.parse().unwrap()];
-            options.reconstruction.data = scoring.data.clone();
-            options.reconstruction.seq_len = scoring.seq_len;
-            options.reconstruction.batch_size = 2;
             let out = work.join(&treatment[..4]);
-            with_context(false, |context| prune(context, &options, &out, false)).unwrap();
+            let sizes = json!({ "depth": 1 });
+            write_student((&scoring, &scores), sizes, &[treatment], &out);
             out
         });
         let folders = [&teacher, &plain, &student, &inputs];

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::{rows, total};
 use crate::calibrate::Calibration;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Present, Result};
+use crate::plan::Plan;
 use crate::spec::{At, Head, ModelSpec, Param, ParamKind, Role};
 use crate::windows::Windows;
 
@@ -97,25 +98,28 @@ impl<'a> StudentEditor<'a> {
         };
         let n_layers = self.n_layers() + self.teacher_spec().n_layers();
         text.progress.start("logits, layers", n_layers as u64);
-        let mut ends = Vec::new();
-        for of_student in [false, true] {
-            let streams = self.passed(some, of_student)?;
-            let frame = self.frame(of_student, &[0].into(), false)?;
-            let mut last = Vec::new();
-            for round in 0..streams.states.len() {
-                let now_bte = streams.states.before(0, round)?.now_bte;
-                last.push(rows(&frame.finish(now_bte)?)?);
-            }
-            ends.push(last);
-        }
+        // As it is stored: a turned teacher says the same, for more work.
+        let whole = StudentEditor::new(self.inputs, Plan::default())?;
+        let teacher = whole.last(some, false)?;
+        let student = self.last(some, true)?;
         text.progress.finish();
-        let (student, teacher) = (ends.pop().unwrap_or_default(), ends.pop());
-        let of_batches = teacher.unwrap_or_default().into_iter().zip(student);
         Ok(Some(LastStates {
             text,
-            of_batches: of_batches.collect(),
+            of_batches: teacher.into_iter().zip(student).collect(),
             windows,
         }))
+    }
+
+    /// What a head reads of each batch.
+    fn last(&self, text: Calibration, of_student: bool) -> Result<Vec<Tensor>> {
+        let streams = self.passed(text, of_student)?;
+        let frame = self.frame(of_student, &[0].into(), false)?;
+        let batches = 0..streams.states.len();
+        let last = batches.map(|batch| {
+            let now_bte = streams.states.before(0, batch)?.now_bte;
+            rows(&frame.finish(now_bte)?)
+        });
+        last.collect()
     }
 }
 
@@ -128,18 +132,35 @@ impl LastStates<'_> {
     pub fn at(&self, editor: &StudentEditor, factor: f64) -> Result<FactorFit> {
         let _no_grad = tch::no_grad_guard();
         let student = editor.student()?;
-        let heads = [
-            HeadRows::of(editor.teacher(), editor.teacher_spec())?,
-            HeadRows::of(&student, editor.spec())?,
-        ];
+        let (source, spec) = (editor.inputs.source, editor.inputs.spec);
+        let teacher = HeadRows::of(source, spec)?;
+        let student = HeadRows::of(&student, editor.spec())?;
         let some = Calibration {
             windows: &self.windows,
             ..self.text
         };
+        // The same for every process.
+        let n_most = some.batch_size.saturating_mul(self.windows.width()).max(1);
+        let n_rows = teacher.n_rows.min(student.n_rows);
+        let mut seen: Vec<Compared> = Vec::new();
+        seen.resize_with(self.of_batches.len(), Compared::default);
+        let step = (CHUNK / n_most).clamp(16, HEAD_ROWS);
+        let device = editor.load_options().device;
+        for first in (0..n_rows).step_by(step) {
+            let rows = first..n_rows.min(first + step);
+            let teacher_ve = teacher.read(rows.clone(), device)?;
+            let student_vk = student.read(rows, device)?;
+            for (seen, (teacher_ne, student_nk)) in seen.iter_mut().zip(&self.of_batches) {
+                let teacher_nv = teacher.logits(teacher_ne, &teacher_ve, 1.0)?.0;
+                seen.add(
+                    &teacher_nv,
+                    student.logits(student_nk, &student_vk, factor)?,
+                )?;
+            }
+        }
         let mut sums = [0.0; 4];
-        for (round, (teacher_ne, student_nk)) in self.of_batches.iter().enumerate() {
-            let of_batch = of_batch(&heads, teacher_ne, student_nk, factor)?;
-            let of_batch = vec![Tensor::f_from_slice(&of_batch)?];
+        for (round, seen) in seen.iter().enumerate() {
+            let of_batch = vec![Tensor::f_from_slice(&seen.sums()?)?];
             some.in_order(round, of_batch, &mut |_, given| {
                 let given = Vec::<f64>::try_from(given.first().present("sums of a batch")?)?;
                 sums.iter_mut().zip(given).for_each(|(sum, it)| *sum += it);
@@ -156,38 +177,41 @@ impl LastStates<'_> {
     }
 }
 
-/// Tokens, and Σ of KL and its derivatives.
-fn of_batch(
-    [teacher, student]: &[HeadRows; 2],
-    teacher_ne: &Tensor,
-    student_nk: &Tensor,
-    factor: f64,
-) -> Result<[f64; 4]> {
-    let n_tokens = teacher_ne.size2()?.0;
-    let n_rows = teacher.n_rows.min(student.n_rows);
-    let step = (CHUNK / n_tokens.max(1) as usize).clamp(16, HEAD_ROWS);
-    let (mut by_teacher, mut by_student) = (Expected::default(), Expected::default());
-    for first in (0..n_rows).step_by(step) {
-        let rows = first..n_rows.min(first + step);
-        let teacher_nv = teacher.logits(teacher_ne, rows.clone(), 1.0)?.0;
-        let (student_nv, slope_nv) = student.logits(student_nk, rows, factor)?;
-        by_teacher.add(&teacher_nv, &[&teacher_nv, &student_nv, &slope_nv])?;
-        by_student.add(&student_nv, &[&slope_nv, &slope_nv.f_square()?])?;
+/// What both models expect of a batch.
+#[derive(Default)]
+struct Compared {
+    /// By the teacher: its logits, the student's, and the derivative of those by the factor.
+    by_teacher: Expected,
+    /// By the student: that derivative, and its square.
+    by_student: Expected,
+}
+
+impl Compared {
+    fn add(&mut self, teacher_nv: &Tensor, student: (Tensor, Tensor)) -> Result<()> {
+        let (student_nv, slope_nv) = &student;
+        self.by_teacher
+            .add(teacher_nv, &[teacher_nv, student_nv, slope_nv])?;
+        self.by_student
+            .add(student_nv, &[slope_nv, &slope_nv.f_square()?])
     }
-    let (teacher_n, of_teacher) = by_teacher.means()?;
-    let (student_n, of_student) = by_student.means()?;
-    let ([own_n, seen_n, slope_n], [mean_n, square_n]) =
-        (of_teacher.as_slice(), of_student.as_slice())
-    else {
-        return Err(Error::Internal("a vocabulary without tokens".into()));
-    };
-    let kl_n = own_n.f_sub(seen_n)?.f_sub(&teacher_n)?.f_add(&student_n)?;
-    Ok([
-        n_tokens as f64,
-        total(&kl_n)?,
-        total(&mean_n.f_sub(slope_n)?)?,
-        total(&square_n.f_sub(&mean_n.f_square()?)?)?,
-    ])
+
+    /// Tokens, and Σ of KL and its derivatives.
+    fn sums(&self) -> Result<[f64; 4]> {
+        let (teacher_n, of_teacher) = self.by_teacher.means()?;
+        let (student_n, of_student) = self.by_student.means()?;
+        let ([own_n, seen_n, slope_n], [mean_n, square_n]) =
+            (of_teacher.as_slice(), of_student.as_slice())
+        else {
+            return Err(Error::Internal("a vocabulary without tokens".into()));
+        };
+        let kl_n = own_n.f_sub(seen_n)?.f_sub(&teacher_n)?.f_add(&student_n)?;
+        Ok([
+            kl_n.numel() as f64,
+            total(&kl_n)?,
+            total(&mean_n.f_sub(slope_n)?)?,
+            total(&square_n.f_sub(&mean_n.f_square()?)?)?,
+        ])
+    }
 }
 
 /// What softmax over a vocabulary expects, for each token, as the vocabulary comes.
@@ -271,13 +295,15 @@ impl<'s> HeadRows<'s> {
         })
     }
 
-    /// Logits of x·factor at some ids, and their derivative by the factor, both in f32.
-    fn logits(&self, x_ne: &Tensor, rows: Range<usize>, factor: f64) -> Result<(Tensor, Tensor)> {
-        let weight_ve = self.source.read_rows(&self.weight.name(), rows)?;
-        let weight_ve = weight_ve
-            .f_to_device(x_ne.device())?
-            .f_to_kind(Kind::Float)?;
-        let mut slope_nv = x_ne.f_matmul(&weight_ve.f_transpose(0, 1)?)?;
+    /// Some rows in f32.
+    fn read(&self, rows: Range<usize>, device: Device) -> Result<Tensor> {
+        let stored = self.source.read_rows(&self.weight.name(), rows)?;
+        Ok(stored.f_to_device(device)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// Logits of x·factor at the ids of these rows, and their derivative by the factor.
+    fn logits(&self, x_ne: &Tensor, rows_ve: &Tensor, factor: f64) -> Result<(Tensor, Tensor)> {
+        let mut slope_nv = x_ne.f_matmul(&rows_ve.f_transpose(0, 1)?)?;
         if self.head.scale != 1.0 {
             slope_nv = slope_nv.f_mul_scalar(self.head.scale)?;
         }
