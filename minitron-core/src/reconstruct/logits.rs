@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::editor::StudentEditor;
 use super::projections::{rows, total};
+use super::store::TensorStore;
 use crate::calibrate::Calibration;
 use crate::checkpoint::TensorSource;
 use crate::error::{Error, Present, Result};
@@ -17,8 +18,10 @@ use crate::windows::Windows;
 pub struct LastStates<'a> {
     text: Calibration<'a>,
     windows: Windows,
-    /// Of each batch [N, channels]: the teacher's and the student's.
-    of_batches: Vec<(Tensor, Tensor)>,
+    /// Of each batch [N, channels].
+    teacher: TensorStore,
+    student: TensorStore,
+    n_batches: usize,
 }
 
 /// How far a student is from its teacher where all that its head reads is multiplied by a factor.
@@ -38,17 +41,14 @@ const CHUNK: usize = 8 << 20;
 /// Rows of a head that are looked at together at most.
 const HEAD_ROWS: usize = 4096;
 
-/// Tokens that say enough of one number.
-pub const LAST_TOKENS: usize = 4096;
-
-/// What this takes of memory at most, in bytes: last states of teacher (E channels) and student (K)
-/// behind some batches of `n_tokens`, rows of their heads and chunks of logits.
-pub fn last_states_bytes(n_tokens: u64, hidden: u64, kept: u64) -> u64 {
-    let states = (LAST_TOKENS as u64).saturating_add(n_tokens) * (hidden + kept) * 4;
+/// Bytes of memory at most where last states wait in a folder: those of a batch
+/// of `n_tokens` by teacher (E channels) and student (K), rows of their heads and chunks of logits.
+pub fn last_states_bytes(n_tokens: u64, (hidden, kept): (u64, u64), vocab: u64) -> u64 {
+    let states = n_tokens * (hidden + kept) * 4;
     // Rows as they are stored and in f32; where they are turned, beside that in f64.
-    let rows = HEAD_ROWS as u64 * (hidden + kept) * (4 + 4 + 2 * 8);
+    let rows = vocab.min(HEAD_ROWS as u64) * (hidden + kept) * (4 + 4 + 2 * 8);
     // Logits of both, a derivative, its square, weights, weighed values and one to come.
-    let logits = 7 * 4 * CHUNK as u64;
+    let logits = 7 * 4 * (CHUNK as u64).min(n_tokens * vocab);
     states + rows + logits
 }
 
@@ -105,21 +105,27 @@ impl<'a> StudentEditor<'a> {
         text.progress.finish();
         Ok(Some(LastStates {
             text,
-            of_batches: teacher.into_iter().zip(student).collect(),
+            teacher,
+            student,
+            n_batches: some.own_batches().len(),
             windows,
         }))
     }
 
     /// What a head reads of each batch.
-    fn last(&self, text: Calibration, of_student: bool) -> Result<Vec<Tensor>> {
+    fn last(&self, text: Calibration, of_student: bool) -> Result<TensorStore> {
         let streams = self.passed(text, of_student)?;
         let frame = self.frame(of_student, &[0].into(), false)?;
-        let batches = 0..streams.states.len();
-        let last = batches.map(|batch| {
+        let name = match of_student {
+            true => "student-last",
+            false => "teacher-last",
+        };
+        let mut last = TensorStore::new(self.inputs.spill, name)?;
+        for batch in 0..streams.states.len() {
             let now_bte = streams.states.before(0, batch)?.now_bte;
-            rows(&frame.finish(now_bte)?)
-        });
-        last.collect()
+            last.put(&batch.to_string(), &rows(&frame.finish(now_bte)?)?)?;
+        }
+        Ok(last)
     }
 }
 
@@ -143,19 +149,20 @@ impl LastStates<'_> {
         let n_most = some.batch_size.saturating_mul(self.windows.width()).max(1);
         let n_rows = teacher.n_rows.min(student.n_rows);
         let mut seen: Vec<Compared> = Vec::new();
-        seen.resize_with(self.of_batches.len(), Compared::default);
+        seen.resize_with(self.n_batches, Compared::default);
         let step = (CHUNK / n_most).clamp(16, HEAD_ROWS);
         let device = editor.load_options().device;
         for first in (0..n_rows).step_by(step) {
             let rows = first..n_rows.min(first + step);
             let teacher_ve = teacher.read(rows.clone(), device)?;
             let student_vk = student.read(rows, device)?;
-            for (seen, (teacher_ne, student_nk)) in seen.iter_mut().zip(&self.of_batches) {
-                let teacher_nv = teacher.logits(teacher_ne, &teacher_ve, 1.0)?.0;
-                seen.add(
-                    &teacher_nv,
-                    student.logits(student_nk, &student_vk, factor)?,
-                )?;
+            for (batch, seen) in seen.iter_mut().enumerate() {
+                let batch = batch.to_string();
+                let teacher_ne = self.teacher.read(&batch)?.f_to_device(device)?;
+                let student_nk = self.student.read(&batch)?.f_to_device(device)?;
+                let teacher_nv = teacher.logits(&teacher_ne, &teacher_ve, 1.0)?.0;
+                let student = student.logits(&student_nk, &student_vk, factor)?;
+                seen.add(&teacher_nv, student)?;
             }
         }
         let mut sums = [0.0; 4];

@@ -46,7 +46,7 @@ mod weights;
 pub use contributions::SeenUnits;
 pub use editor::{ReconstructInputs, StudentEditor};
 pub use held_out::HeldOutMeans;
-pub use logits::{FactorFit, LAST_TOKENS, LastStates, last_states_bytes};
+pub use logits::{FactorFit, LastStates, last_states_bytes};
 pub use norm_inputs::{Look, NormSums};
 pub use projections::{Fit, HELD_OUT, Moments, ProjectionSet, ProjectionStats};
 pub use reconstruction::Reconstruction;

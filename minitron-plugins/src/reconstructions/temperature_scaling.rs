@@ -1,6 +1,6 @@
 use minitron_core::contract::Reconstruction;
 use minitron_core::error::{Error, Result};
-use minitron_core::reconstruct::{FactorFit, LAST_TOKENS, StudentEditor};
+use minitron_core::reconstruct::{FactorFit, StudentEditor};
 use minitron_core::spec::{At, ParamKind, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,7 @@ pub struct TemperatureScaling {
 
 impl Default for TemperatureScaling {
     fn default() -> Self {
-        TemperatureScaling {
-            tokens: LAST_TOKENS,
-        }
+        TemperatureScaling { tokens: 4096 }
     }
 }
 

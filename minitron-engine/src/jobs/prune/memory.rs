@@ -131,8 +131,10 @@ impl Forecast {
         };
         let readers = square(kept, hidden) + ROWS * 8 * 2 * (hidden + kept) + head;
         let squares = square(width, kept).max(readers).max(basis);
-        let squares = squares.max(last_states_bytes(n.unwrap_or(0), hidden, kept));
-        let heads = spec.options.vocab as u64 * (hidden + kept) * (element + stored);
+        let vocab = spec.options.vocab as u64;
+        let compared = last_states_bytes(n.unwrap_or(0), (hidden, kept), vocab);
+        let squares = squares.max(compared);
+        let heads = vocab * (hidden + kept) * (element + stored);
         let logits = heads + LOGITS * CHUNK_BYTES;
         Forecast {
             turned,
